@@ -1,0 +1,310 @@
+"""Every setting that both halves read: one parser, torch-free, all faults named at once.
+
+Reads an environment that is handed in, never at import. What only the web side reads is in `service/settings.py`.
+"""
+
+import json
+import os
+import pathlib
+from dataclasses import dataclass, field
+from typing import Any, Dict, List, Mapping, Optional, Tuple
+
+import dotenv
+from marshmallow import EXCLUDE, Schema, ValidationError, fields, validate
+
+from ipu_supervisor.models import catalog
+from ipu_supervisor.models.base import BasePipeline
+
+#: Exit codes by kind of fault (the numbers of sysexits.h): bad settings, a bad model file, too few devices.
+EXIT_CONFIG, EXIT_MODEL_FILE, EXIT_DEVICES = 78, 65, 69
+#: What `SERVER_MODELS` is when it is not set.
+DEFAULT_MODELS = '[{"model": "question_answering"}, {"model": "summarization"}, {"model": "embeddings"}]'
+#: Where the supervisor listens when nothing else is said; relative to the folder it is started in.
+DEFAULT_ENDPOINT = "ipc://.run/supervisor.sock"
+#: Longest path of a Unix socket, bytes (sun_path of Linux less its end mark).
+MAX_SOCKET_PATH_BYTES = 107
+
+
+class ConfigError(ValueError):
+    """Settings that stop the start; `faults` names all of them, `exit_code` tells their kind."""
+
+    def __init__(self, faults: List[str], exit_code: int = EXIT_CONFIG) -> None:
+        """Store every fault, one sentence each."""
+        super().__init__("\n".join(faults))
+        self.faults = faults
+        self.exit_code = exit_code
+
+
+class EntrySchema(Schema):
+    """One entry of `SERVER_MODELS`."""
+
+    model = fields.String(required=True, metadata={"description": "Name of a model file."})
+    replicas = fields.Integer(
+        load_default=1, strict=True, validate=validate.Range(1, 64), metadata={"description": "Model processes."}
+    )
+    checkpoint = fields.String(
+        load_default="", metadata={"description": "Hugging Face id or folder; default: the model file's."}
+    )
+    revision = fields.String(load_default="", metadata={"description": "Branch, tag or commit of the checkpoint."})
+    device = fields.String(
+        load_default="auto",
+        validate=validate.OneOf(["auto", "cpu", "cuda", "ipu"]),
+        metadata={"description": "Where it computes."},
+    )
+    dtype = fields.String(
+        load_default="auto",
+        validate=validate.OneOf(["auto", "float32", "bfloat16", "float16"]),
+        metadata={"description": "Precision; `auto`: what the device does natively and correctly."},
+    )
+    max_batch_size = fields.Integer(
+        load_default=None,
+        allow_none=True,
+        strict=True,
+        validate=validate.Range(1, 1024),
+        metadata={"description": "Most requests in a batch; default: 1 on a CPU, 32 on a GPU."},
+    )
+    max_batch_tokens = fields.Integer(
+        load_default=None,
+        allow_none=True,
+        strict=True,
+        validate=validate.Range(1),
+        metadata={"description": "Most tokens in a batch, padding counted; default: no limit."},
+    )
+    max_client_batch_size = fields.Integer(
+        load_default=32,
+        strict=True,
+        validate=validate.Range(1, 1024),
+        metadata={"description": "Most inputs in one `/batch` request."},
+    )
+    max_backlog = fields.Integer(
+        load_default=256,
+        strict=True,
+        validate=validate.Range(1, 100_000),
+        metadata={"description": "Most requests that wait; beyond it 429."},
+    )
+    batch_limit_s = fields.Float(
+        load_default=30.0,
+        validate=validate.Range(0, 86_400, min_inclusive=False),
+        metadata={"description": "Longest a batch may take before its replica is replaced, seconds."},
+    )
+    load_limit_s = fields.Float(
+        load_default=1800.0,
+        validate=validate.Range(0, 86_400, min_inclusive=False),
+        metadata={"description": "Longest a replica may take to load, and again to compile, seconds."},
+    )
+    ipu = fields.Dict(load_default=dict, metadata={"description": "Settings of the IPU engine."})
+    options = fields.Dict(load_default=dict, metadata={"description": "The model file's own options."})
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """One entry of `SERVER_MODELS`, complete and valid."""
+
+    name: str
+    file: catalog.ModelFile
+    route: str
+    task: str
+    deterministic: bool
+    checkpoint: str
+    revision: str
+    replicas: int = 1
+    device: str = "auto"
+    dtype: str = "auto"
+    max_batch_size: Optional[int] = None
+    max_batch_tokens: Optional[int] = None
+    max_client_batch_size: int = 32
+    max_backlog: int = 256
+    batch_limit_s: float = 30.0
+    load_limit_s: float = 1800.0
+    ipu: Dict[str, Any] = field(default_factory=dict)
+    options: Dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Config:
+    """What both halves agree on."""
+
+    models: Tuple[ModelConfig, ...]
+    endpoint: str = DEFAULT_ENDPOINT
+    run_dir: pathlib.Path = pathlib.Path(".run")
+    curve_keys: Optional[pathlib.Path] = None
+    checkpoints: str = "hub"
+    models_path: Tuple[pathlib.Path, ...] = ()
+    log_level: str = "INFO"
+    log_format: str = "json"
+
+
+class EnvironmentSchema(Schema):
+    """The environment names that both halves read; this table and no other documents them."""
+
+    class Meta:
+        """An environment holds much else."""
+
+        unknown = EXCLUDE
+
+    SERVER_MODELS = fields.String(
+        load_default=DEFAULT_MODELS, metadata={"description": "JSON list of the models to serve, see below."}
+    )
+    SUPERVISOR_ENDPOINT = fields.String(
+        load_default=DEFAULT_ENDPOINT,
+        validate=validate.Regexp(r"(ipc|tcp)://.+", error="Must begin with ipc:// or tcp://."),
+        metadata={"description": "Where the supervisor listens: `ipc://PATH` or `tcp://HOST:PORT`."},
+    )
+    SUPERVISOR_RUN_DIR = fields.String(
+        load_default="", metadata={"description": "Folder of the supervisor's sockets and lock; default: that of the endpoint."}
+    )
+    SUPERVISOR_CURVE_KEYS = fields.String(
+        load_default="", metadata={"description": "Folder of CURVE keys; needed for `tcp://` beyond loopback."}
+    )
+    CHECKPOINTS = fields.String(
+        load_default="hub",
+        validate=validate.OneOf(["hub", "demo", "auto"]),
+        metadata={"description": "`hub`: exactly the named checkpoints. `demo`: the built-in ones. `auto`: hub, or demo if unreachable."},
+    )
+    MODELS_PATH = fields.String(
+        load_default="", metadata={"description": "Extra folders of model files, separated by `:`; searched first."}
+    )
+    LOG_LEVEL = fields.String(
+        load_default="INFO",
+        validate=validate.OneOf(["DEBUG", "INFO", "WARNING", "ERROR"]),
+        metadata={"description": "Least severity that is logged."},
+    )
+    LOG_FORMAT = fields.String(
+        load_default="json",
+        validate=validate.OneOf(["json", "text"]),
+        metadata={"description": "`json`: one object a line. `text`: for people."},
+    )
+
+
+def environment(dotenv_path: str = ".env") -> Dict[str, str]:
+    """Return the process's environment over the defaults of `.env` (the one loader of that file)."""
+    defaults = {name: value for name, value in dotenv.dotenv_values(dotenv_path).items() if value is not None}
+    return {**defaults, **os.environ}
+
+
+def from_env(environ: Mapping[str, str]) -> Config:
+    """Return the settings in `environ`. Raises `ConfigError` that names every fault at once."""
+    faults: List[str] = []
+    values = checked(EnvironmentSchema(), {name: value for name, value in environ.items() if value != ""}, faults)
+    models_path = tuple(pathlib.Path(part) for part in values["MODELS_PATH"].split(":") if part)
+    faults += ["MODELS_PATH: no such folder: {}".format(path) for path in models_path if not path.is_dir()]
+    run_dir, socket_faults = _run_dir(values)
+    bad_settings = faults + socket_faults
+    models, bad_files = _models(values["SERVER_MODELS"], models_path, bad_settings)
+    if bad_settings or bad_files:
+        raise ConfigError(bad_settings + bad_files, EXIT_CONFIG if bad_settings else EXIT_MODEL_FILE)
+    return Config(
+        models=tuple(models),
+        endpoint=values["SUPERVISOR_ENDPOINT"],
+        run_dir=run_dir,
+        curve_keys=pathlib.Path(values["SUPERVISOR_CURVE_KEYS"]) if values["SUPERVISOR_CURVE_KEYS"] else None,
+        checkpoints=values["CHECKPOINTS"],
+        models_path=models_path,
+        log_level=values["LOG_LEVEL"],
+        log_format=values["LOG_FORMAT"],
+    )
+
+
+def checked(schema: Schema, values: Mapping[str, Any], faults: List[str], prefix: str = "") -> Dict[str, Any]:
+    """Return what `schema` makes of `values`; bad ones are added to `faults` and replaced by their defaults."""
+    try:
+        loaded: Dict[str, Any] = schema.load(values)
+        return loaded
+    except ValidationError as error:
+        messages = error.normalized_messages()
+    faults += ["{}{}: {}".format(prefix, name, _flat(message)) for name, message in messages.items()]
+    good = {name: value for name, value in values.items() if name not in messages}
+    defaults = {name: field.load_default for name, field in schema.fields.items() if not field.required}
+    defaults = {name: value() if callable(value) else value for name, value in defaults.items()}
+    return {**defaults, **schema.load(good, partial=True)}
+
+
+def _flat(message: Any) -> str:
+    """Return one line for the nested messages of a schema."""
+    if isinstance(message, dict):
+        return "; ".join("{}: {}".format(name, _flat(inner)) for name, inner in message.items())
+    return " ".join(str(part) for part in message) if isinstance(message, list) else str(message)
+
+
+def _run_dir(values: Mapping[str, Any]) -> Tuple[pathlib.Path, List[str]]:
+    """Return the folder of the sockets, and what is wrong with the endpoint."""
+    scheme, _, place = values["SUPERVISOR_ENDPOINT"].partition("://")
+    if scheme == "ipc":
+        folder = pathlib.Path(values["SUPERVISOR_RUN_DIR"] or pathlib.Path(place).parent)
+        if len(os.fsencode(place)) > MAX_SOCKET_PATH_BYTES:
+            return folder, ["SUPERVISOR_ENDPOINT: a socket's path has at most {} bytes".format(MAX_SOCKET_PATH_BYTES)]
+        return folder, []
+    host = place.rpartition(":")[0]
+    if host in ("*", "0.0.0.0", "[::]"):
+        return pathlib.Path(".run"), ["SUPERVISOR_ENDPOINT: name one address, not every interface ({})".format(host)]
+    if not values["SUPERVISOR_CURVE_KEYS"] and host not in ("127.0.0.1", "localhost", "[::1]"):
+        return pathlib.Path(".run"), ["SUPERVISOR_ENDPOINT: tcp:// beyond loopback needs SUPERVISOR_CURVE_KEYS"]
+    return pathlib.Path(values["SUPERVISOR_RUN_DIR"] or ".run"), []
+
+
+def _models(
+    text: str, folders: Tuple[pathlib.Path, ...], bad_settings: List[str]
+) -> Tuple[List[ModelConfig], List[str]]:
+    """Return the models of `SERVER_MODELS` and the faults in their files; other faults are added to `bad_settings`."""
+    try:
+        entries = json.loads(text)
+    except ValueError as error:
+        bad_settings.append("SERVER_MODELS: not JSON: {}".format(error))
+        return [], []
+    if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
+        bad_settings.append("SERVER_MODELS: must be a JSON list of objects")
+        return [], []
+    bad_files: List[str] = []
+    models = [
+        model
+        for number, entry in enumerate(entries)
+        for model in _model("SERVER_MODELS[{}].".format(number), entry, folders, bad_settings, bad_files)
+    ]
+    bad_settings += ["SERVER_MODELS: " + fault for fault in _doubled(models)]
+    return models, bad_files
+
+
+def _model(
+    prefix: str,
+    entry: Mapping[str, Any],
+    folders: Tuple[pathlib.Path, ...],
+    bad_settings: List[str],
+    bad_files: List[str],
+) -> List[ModelConfig]:
+    """Return the one model of an entry, or none."""
+    values = checked(EntrySchema(), entry, bad_settings, prefix)
+    if "model" not in values:
+        return []
+    try:
+        file = catalog.find(values.pop("model"), folders)
+        pipeline = file.load() if file.shape is catalog.Shape.PIPELINE else BasePipeline
+    except catalog.ModelFileError as error:
+        bad_files.append("{}model: {}".format(prefix, error))
+        return []
+    if pipeline is not BasePipeline:
+        values["options"] = checked(pipeline.Options(), values["options"], bad_settings, prefix + "options.")
+    return [_complete(file, pipeline, values)]
+
+
+def _complete(file: catalog.ModelFile, pipeline: Any, values: Dict[str, Any]) -> ModelConfig:
+    """Fill an entry up with the model file's own defaults."""
+    values["checkpoint"] = values["checkpoint"] or pipeline.checkpoint
+    values["revision"] = values["revision"] or pipeline.revision
+    return ModelConfig(
+        name=file.name,
+        file=file,
+        route=pipeline.route or "/" + file.name,
+        task=pipeline.task,
+        deterministic=pipeline.deterministic and pipeline is not BasePipeline,
+        **values,
+    )
+
+
+def _doubled(models: List[ModelConfig]) -> List[str]:
+    """Name each model and each route that is there twice."""
+    names = [model.name for model in models]
+    routes = [model.route for model in models]
+    return [
+        *("the model {!r} is there twice; set its replicas instead".format(name) for name in sorted(set(names)) if names.count(name) > 1),
+        *("the route {!r} is taken twice".format(route) for route in sorted(set(routes)) if routes.count(route) > 1 and len(set(names)) == len(names)),
+    ]

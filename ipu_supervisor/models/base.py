@@ -1,0 +1,105 @@
+"""What a model file is made of: one class `Pipeline(BasePipeline)`, its schemas, and the errors it may raise.
+
+Imported by both halves (the web side reads the schemas), so nothing here or at the top of a model file may import
+torch, transformers or numpy.
+"""
+
+from typing import Any, ClassVar, Dict, List, Mapping, Optional, Type
+
+from marshmallow import Schema, ValidationError, fields, validate
+
+
+class InvalidInput(ValueError):
+    """Raised by a model file for an input that cannot be served, with a sentence that says what to do."""
+
+
+class OptionsSchema(Schema):
+    """The base of a model file's `Options`: what `SERVER_MODELS` may set under `options`."""
+
+    max_chars = fields.Integer(
+        load_default=20_000,
+        validate=validate.Range(min=1),
+        metadata={"description": "Longest text taken, characters."},
+    )
+
+
+def encodable(text: str) -> None:
+    """Refuse text that is not Unicode (a lone surrogate), because no answer about it could be written."""
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        raise ValidationError("Not valid Unicode: it holds a lone surrogate.") from None
+
+
+def text_field(description: str, example: str) -> fields.String:
+    """Return a required text field: not empty, not only white space, valid Unicode; its longest length comes from the options."""
+    return fields.String(
+        required=True,
+        validate=[
+            validate.Length(min=1),
+            validate.Regexp(r"[\s\S]*\S", error="Must hold more than white space."),
+            encodable,
+        ],
+        metadata={"description": description, "example": example, "limited": True},
+    )
+
+
+class BasePipeline:
+    """One model: what comes in, what goes out, and the way between. One subclass named `Pipeline` per file."""
+
+    #: Path of the route; default `/<file name>`.
+    route: ClassVar[str] = ""
+    #: What the engine computes: `question-answering`, `summarization`, `sentence-embedding`; empty: needs no engine.
+    task: ClassVar[str] = ""
+    #: Hugging Face id of the default checkpoint, and its revision.
+    checkpoint: ClassVar[str] = ""
+    revision: ClassVar[str] = "main"
+    #: Equal inputs have equal answers, so equal requests in flight may share one computation.
+    deterministic: ClassVar[bool] = True
+    #: One line for the documentation.
+    summary: ClassVar[str] = ""
+    #: A valid input: warm-up, documentation and load test use it.
+    example: ClassVar[Mapping[str, Any]] = {}
+    Input: ClassVar[Type[Schema]]
+    Output: ClassVar[Type[Schema]]
+    Options: ClassVar[Type[Schema]] = OptionsSchema
+
+    def __init__(self, engine: Any, options: Mapping[str, Any]) -> None:
+        """Store the engine (weights and tokenizer) and the validated options."""
+        self.engine = engine
+        self.options = options
+
+    def __call__(self, batch: List[Dict[str, Any]]) -> List[Any]:
+        """Answer each input of `batch`, in order. An `InvalidInput` or other exception as an element fails that item alone."""
+        raise NotImplementedError
+
+    def compile(self) -> None:
+        """Prepare for serving; the default runs the example once."""
+        self([dict(self.example)])
+
+    @classmethod
+    def size(cls, inputs: Mapping[str, Any]) -> int:
+        """Return a cheap estimate of the work in one input, tokens; the default is a quarter of its characters."""
+        return 1 + sum(len(value) for value in inputs.values() if isinstance(value, str)) // 4
+
+    @classmethod
+    def input_schema(cls, options: Mapping[str, Any]) -> Type[Schema]:
+        """Return `Input` with the longest length of the options put on each text field."""
+        limit: Optional[int] = options.get("max_chars")
+        if limit is None:
+            return cls.Input
+        limited = {
+            name: _limited(field, limit)
+            for name, field in cls.Input().fields.items()
+            if field.metadata.get("limited")
+        }
+        return type(cls.Input.__name__, (cls.Input,), limited)
+
+
+def _limited(field: Any, limit: int) -> fields.String:
+    """Return a copy of a text field that takes at most `limit` characters."""
+    return fields.String(
+        required=field.required,
+        validate=[*field.validators, validate.Length(max=limit)],
+        metadata=dict(field.metadata),
+    )

@@ -1,0 +1,126 @@
+"""Finds a model's file, tells its shape from its syntax tree, and imports it where that is allowed.
+
+A file of the newer shape (`class Pipeline(BasePipeline)`) is imported by both halves for its schemas. A file of the older shape
+may import anything at its top, so it is never imported outside a replica.
+"""
+
+import ast
+import enum
+import hashlib
+import importlib.util
+import pathlib
+import re
+from typing import Any, List, NamedTuple, Optional, Sequence, Set, Type
+
+from ipu_supervisor.models.base import BasePipeline
+
+#: The folder of the model files that come with the project.
+BUILT_IN = pathlib.Path(__file__).parent
+#: Files in that folder that are not models.
+NOT_MODELS = frozenset({"__init__", "base", "catalog", "spans", "older"})
+#: A model's name: the name of its file.
+NAME = re.compile(r"[a-z][a-z0-9_]{0,63}\Z")
+#: What a file of the newer shape must not import at its top: the web side imports it.
+HEAVY = frozenset({"torch", "transformers", "numpy", "tokenizers", "poptorch", "optimum"})
+
+
+class ModelFileError(ValueError):
+    """A model file is missing or has not the right shape; the message says what to do."""
+
+
+class Shape(enum.Enum):
+    """The three shapes of a model file."""
+
+    PIPELINE = "class Pipeline(BasePipeline)"
+    BARE_CLASS = "bare class Pipeline"
+    BARE_PIPE = "module-level pipe and compile(pipe)"
+
+
+class ModelFile(NamedTuple):
+    """One model file: where it is, what shape it has, and the SHA-256 of its bytes."""
+
+    name: str
+    path: pathlib.Path
+    shape: Shape
+    sha256: str
+
+    def load(self) -> Type[BasePipeline]:
+        """Import the file and return its `Pipeline`. Raises `ModelFileError`; only for the newer shape."""
+        pipeline = getattr(self.module(), "Pipeline", None)
+        if not (isinstance(pipeline, type) and issubclass(pipeline, BasePipeline)):
+            raise ModelFileError("{}: Pipeline is not a BasePipeline".format(self.path))
+        return pipeline
+
+    def module(self) -> Any:
+        """Execute the file as a module. Raises `ModelFileError` when it cannot be imported."""
+        spec = importlib.util.spec_from_file_location("ipu_supervisor_model_" + self.name, str(self.path))
+        if spec is None or spec.loader is None:
+            raise ModelFileError("{}: cannot be imported".format(self.path))
+        module = importlib.util.module_from_spec(spec)
+        try:
+            spec.loader.exec_module(module)
+        except Exception as error:
+            raise ModelFileError("{}: {}: {}".format(self.path, type(error).__name__, error)) from error
+        return module
+
+
+def find(name: str, folders: Sequence[pathlib.Path] = ()) -> ModelFile:
+    """Return the file of the model `name`: the first of `folders` that has it, else the built-in one. Raises `ModelFileError`."""
+    if not NAME.match(name) or name in NOT_MODELS:
+        raise ModelFileError("{!r} is not a model's name: use lower-case letters, digits and _".format(name))
+    for folder in [*folders, BUILT_IN]:
+        path = folder / (name + ".py")
+        if path.is_file():
+            return _read(name, path)
+    raise ModelFileError("no model {!r}; there are: {}".format(name, ", ".join(names(folders))))
+
+
+def names(folders: Sequence[pathlib.Path] = ()) -> List[str]:
+    """Return the names of all model files, sorted."""
+    found: Set[str] = {path.stem for folder in [*folders, BUILT_IN] for path in folder.glob("*.py")}
+    return sorted(name for name in found - NOT_MODELS if NAME.match(name))
+
+
+def _read(name: str, path: pathlib.Path) -> ModelFile:
+    """Read a file and tell its shape. Raises `ModelFileError`."""
+    source = path.read_bytes()
+    try:
+        tree = ast.parse(source, filename=str(path))
+    except (SyntaxError, ValueError) as error:
+        raise ModelFileError("{}: not Python: {}".format(path, error)) from None
+    return ModelFile(name, path, _shape(tree, path), hashlib.sha256(source).hexdigest())
+
+
+def _shape(tree: ast.Module, path: pathlib.Path) -> Shape:
+    """Tell the shape of a model file from its top level."""
+    pipeline = next((node for node in tree.body if isinstance(node, ast.ClassDef) and node.name == "Pipeline"), None)
+    if pipeline is not None and "BasePipeline" in {_last_name(base) for base in pipeline.bases}:
+        heavy = sorted(_imported(tree) & HEAVY)
+        if heavy:
+            raise ModelFileError("{}: imports {} at its top; import it where it is used".format(path, ", ".join(heavy)))
+        return Shape.PIPELINE
+    if pipeline is not None:
+        return Shape.BARE_CLASS
+    if {"pipe", "compile"} <= _defined(tree):
+        return Shape.BARE_PIPE
+    raise ModelFileError("{}: has neither a class Pipeline nor a pipe and a function compile(pipe)".format(path))
+
+
+def _last_name(node: ast.expr) -> Optional[str]:
+    """Return `B` for the expressions `B` and `a.B`."""
+    return node.id if isinstance(node, ast.Name) else getattr(node, "attr", None)
+
+
+def _imported(tree: ast.Module) -> Set[str]:
+    """Return the top-level packages that a module imports at its top level."""
+    modules = [alias.name for node in tree.body if isinstance(node, ast.Import) for alias in node.names]
+    modules += [node.module for node in tree.body if isinstance(node, ast.ImportFrom) and node.module]
+    return {module.split(".")[0] for module in modules}
+
+
+def _defined(tree: ast.Module) -> Set[str]:
+    """Return the names that a module assigns or defines as functions at its top level."""
+    defined = {node.name for node in tree.body if isinstance(node, ast.FunctionDef)}
+    targets = [target for node in tree.body if isinstance(node, ast.Assign) for target in node.targets]
+    targets += [node.target for node in tree.body if isinstance(node, ast.AnnAssign)]
+    return defined | {target.id for target in targets if isinstance(target, ast.Name)}
