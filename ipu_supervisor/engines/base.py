@@ -21,12 +21,15 @@ class Engine:
     """Holds the tokenizer and the weights of one checkpoint, and computes.
 
     Attributes: `task` (`question-answering`, `summarization`, `sentence-embedding`), `tokenizer` (a fast Hugging Face
-    tokenizer), `limits`, `identity` fields `checkpoint`, `revision`, `demo`, `device`, `dtype`.
+    tokenizer), `limits`, `prefix` (what a sequence model's checkpoint wants before each text), `identity` fields
+    `checkpoint`, `revision`, `demo`, `device`, `dtype`. The task may differ from the one that was asked for: the demo
+    summarizes with a `sentence-embedding` engine.
     """
 
     task: str
     tokenizer: Any
     limits: Limits = Limits()
+    prefix: str = ""
     checkpoint: str = ""
     revision: str = ""
     demo: bool = False

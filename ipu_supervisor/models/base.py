@@ -6,7 +6,7 @@ torch, transformers or numpy.
 
 from typing import Any, ClassVar, Dict, List, Mapping, Optional, Type
 
-from marshmallow import Schema, ValidationError, fields, validate
+from marshmallow import INCLUDE, Schema, ValidationError, fields, validate
 
 
 class InvalidInput(ValueError):
@@ -21,6 +21,15 @@ class OptionsSchema(Schema):
         validate=validate.Range(min=1),
         metadata={"description": "Longest text taken, characters."},
     )
+
+
+class AnyObject(Schema):
+    """Any JSON object: what an older model file takes and gives."""
+
+    class Meta:
+        """Every field is welcome."""
+
+        unknown = INCLUDE
 
 
 def encodable(text: str) -> None:

@@ -10,6 +10,7 @@ import hashlib
 import importlib.util
 import pathlib
 import re
+import sys
 from typing import Any, List, NamedTuple, Optional, Sequence, Set, Type
 
 from ipu_supervisor.models.base import BasePipeline
@@ -17,7 +18,7 @@ from ipu_supervisor.models.base import BasePipeline
 #: The folder of the model files that come with the project.
 BUILT_IN = pathlib.Path(__file__).parent
 #: Files in that folder that are not models.
-NOT_MODELS = frozenset({"__init__", "base", "catalog", "spans", "older"})
+NOT_MODELS = frozenset({"__init__", "base", "catalog", "extract", "forward", "older", "spans", "vectors"})
 #: A model's name: the name of its file.
 NAME = re.compile(r"[a-z][a-z0-9_]{0,63}\Z")
 #: What a file of the newer shape must not import at its top: the web side imports it.
@@ -57,6 +58,7 @@ class ModelFile(NamedTuple):
         if spec is None or spec.loader is None:
             raise ModelFileError("{}: cannot be imported".format(self.path))
         module = importlib.util.module_from_spec(spec)
+        sys.modules[spec.name] = module  # where dataclasses and pickle look for the module of a class
         try:
             spec.loader.exec_module(module)
         except Exception as error:
