@@ -3,6 +3,7 @@
 Reads an environment that is handed in, never at import. What only the web side reads is in `service/settings.py`.
 """
 
+import dataclasses
 import json
 import os
 import pathlib
@@ -118,6 +119,10 @@ class ModelConfig:
     load_limit_s: float = 1800.0
     ipu: Dict[str, Any] = field(default_factory=dict)
     options: Dict[str, Any] = field(default_factory=dict)
+
+    def with_file(self, file: catalog.ModelFile) -> "ModelConfig":
+        """Return the same entry for another version of its model file."""
+        return dataclasses.replace(self, file=file)
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,9 @@ MAX_ITEMS = 4096
 #: Length of a call id, bytes.
 CALL_ID_BYTES = 16
 
+#: The result of an item that has none: msgpack's nil.
+NIL = msgspec.Raw(b"\xc0")
+
 
 class Message(msgspec.Struct, frozen=True, tag_field="type"):
     """What every message shares: immutable, and told apart by its `type`."""
@@ -32,9 +35,9 @@ class Failure(msgspec.Struct, frozen=True):
 
 
 class Outcome(msgspec.Struct, frozen=True):
-    """The answer to one item: a result (msgpack, as the model file returned it) or a failure, never both."""
+    """The answer to one item: a result (msgpack, as the model file returned it), or `NIL` and a failure."""
 
-    result: Optional[msgspec.Raw] = None
+    result: msgspec.Raw = NIL
     failure: Optional[Failure] = None
 
 

@@ -1,0 +1,43 @@
+"""When to start a replica again, and when to give up."""
+
+#: Wait before the second restart in a row, seconds; it doubles from there (chosen: a crash loop costs little CPU).
+FIRST_DELAY_S = 0.5
+#: Longest wait between two restarts, seconds.
+MAX_DELAY_S = 30.0
+#: Failures in a row without any progress after which a replica is given up (chosen).
+GIVE_UP_AFTER = 5
+
+
+class Backoff:
+    """Counts the deaths of one replica since it last made progress (answered a batch)."""
+
+    def __init__(self) -> None:
+        """Begin with a clean record."""
+        self.restarts = 0
+        self._deaths = 0
+        self._failures = 0
+
+    def progressed(self) -> None:
+        """Forget what went wrong before: the replica answered a batch."""
+        self._deaths = 0
+        self._failures = 0
+
+    def died(self, counts: bool) -> float:
+        """Note a death and return the seconds to wait before the restart.
+
+        `counts`: it counts towards giving up. The death of an idle replica and one caused by a lone suspect do not.
+        """
+        self.restarts += 1
+        self._deaths += 1
+        self._failures += counts
+        if self._deaths == 1:
+            return 0.0
+        return float(min(MAX_DELAY_S, FIRST_DELAY_S * 2 ** min(self._deaths - 2, 16)))
+
+    def give_up(self) -> None:
+        """Note that trying again cannot help."""
+        self._failures = GIVE_UP_AFTER
+
+    def hopeless(self) -> bool:
+        """Say whether the replica failed too often in a row."""
+        return self._failures >= GIVE_UP_AFTER

@@ -1,0 +1,255 @@
+"""The replicas of one model and their lives: how many there should be, when each is started, overdue, stopped or given up.
+
+Knows nothing of requests. Every method takes `now` (monotonic seconds) and returns what the loop is to do.
+"""
+
+import itertools
+from dataclasses import dataclass
+from typing import Dict, List, Optional, Tuple
+
+from ipu_supervisor.core.actions import Action, CompileOver, Kill, Note, Send, Spawn, Terminate
+from ipu_supervisor.core.batching import SINGLY, Cost
+from ipu_supervisor.core.replica import ON_ITS_WAY, USABLE, WITHOUT_PROCESS, Event, Replica, State
+from ipu_supervisor.protocol.messages import Probe
+
+#: An idle replica is probed when it was silent for this long, seconds (chosen).
+PROBE_INTERVAL_S = 2.0
+#: A probed replica must answer from its serving thread within this, seconds (chosen: many scheduler hiccups).
+PROBE_LIMIT_S = 5.0
+#: When silent for longer than this, a replica is probed together with its next batch, seconds.
+STALE_S = 0.5
+#: From spawn to the first word of the process (interpreter start and imports), seconds.
+START_LIMIT_S = 120.0
+#: From SIGTERM to SIGKILL, and from one SIGKILL to the next, seconds.
+GRACE_S = 5.0
+
+
+@dataclass(frozen=True)
+class PoolSettings:
+    """What the pool of one model needs to know."""
+
+    model: str
+    replicas: int = 1
+    max_backlog: int = 256
+    deterministic: bool = True
+    batch_limit_s: float = 30.0
+    load_limit_s: float = 1800.0
+    #: All replicas of all models: so many compiles may stand in line.
+    compiles: int = 1
+    #: The devices hold one replica more than `replicas` for the time of a rolling change.
+    room_for_both: bool = True
+    #: The last measured load of this model, seconds.
+    load_s: Optional[float] = None
+    cost: Cost = SINGLY
+
+    def limit_s(self, state: State) -> Optional[float]:
+        """Return how long a replica may stay in a state, seconds; `None` where it may rest."""
+        return {
+            State.STARTING: START_LIMIT_S,
+            State.LOADING: self.load_limit_s,
+            State.WAITING_TO_COMPILE: self.load_limit_s * self.compiles,
+            State.COMPILING: self.load_limit_s,
+            State.BUSY: self.batch_limit_s,
+            State.DRAINING: self.batch_limit_s,
+            State.STOPPING: GRACE_S,
+        }.get(state)
+
+
+class Crew:
+    """The places of one pool, each with its replica."""
+
+    def __init__(self, settings: PoolSettings, now: float) -> None:
+        """Begin with as many places as wanted, each due to be started."""
+        self.settings = settings
+        self.wanted = settings.replicas
+        self.generation = 0
+        self.last_error = ""
+        self.load_s = settings.load_s
+        self.restarts = 0
+        self.places: Dict[str, Replica] = {}
+        self._numbers = itertools.count(1)
+        self._probes = itertools.count(1)
+        self._fill(now)
+
+    # ---- looking -----------------------------------------------------------------------------------------------------
+
+    def all(self) -> List[Replica]:
+        """Return the replicas, oldest place first."""
+        return list(self.places.values())
+
+    def named(self, name: str) -> Optional[Replica]:
+        """Return the replica that lives under this name now."""
+        return next((replica for replica in self.places.values() if replica.name == name), None)
+
+    def usable(self) -> int:
+        """Return how many replicas compute or could at once."""
+        return sum(replica.state in USABLE for replica in self.places.values())
+
+    def hopeful(self) -> bool:
+        """Say whether any replica computes or may come to."""
+        failed = sum(replica.state is State.FAILED for replica in self._members(True))
+        return self.usable() > 0 or failed < self.wanted
+
+    def idle(self) -> Optional[Replica]:
+        """Return a replica that can take a batch now: the one heard last, of the newest generation first."""
+        ready = [replica for replica in self.places.values() if replica.state is State.READY]
+        return max(ready, key=lambda replica: (replica.probe_sent_at is None, replica.generation), default=None)
+
+    def ready_in_s(self, now: float) -> float:
+        """Return the estimated seconds until the first replica is READY; 0 when nothing is known."""
+        coming = [replica for replica in self.places.values() if replica.state in ON_ITS_WAY]
+        starts = [replica.not_before if replica.state is State.BACKOFF else replica.spawned_at for replica in coming]
+        return max(0.0, min(starts, default=now) + (self.load_s or 0.0) - now)
+
+    def why_not_ready(self) -> str:
+        """Say in one sentence why no replica is usable; empty when one is."""
+        if self.usable():
+            return ""
+        states = ", ".join(sorted({replica.state.value for replica in self.places.values()})) or "none wanted"
+        return "no usable replica ({}){}".format(states, ": " + self.last_error if self.last_error else "")
+
+    def wake_at(self) -> Optional[float]:
+        """Return the next moment at which `watch` or `reconcile` has something to do."""
+        return min((at for replica in self.places.values() for at in self._moments(replica)), default=None)
+
+    def _moments(self, replica: Replica) -> List[float]:
+        """Return when a replica must be looked at again."""
+        limit_s = self.settings.limit_s(replica.state)
+        moments = [replica.since + limit_s] if limit_s is not None else []
+        if replica.state is State.BACKOFF:
+            moments.append(replica.not_before)
+        elif replica.probe_sent_at is not None:
+            moments.append(replica.probe_sent_at + PROBE_LIMIT_S)
+        elif replica.state is State.READY:
+            moments.append(replica.heard_at + PROBE_INTERVAL_S)
+        return moments
+
+    # ---- limits ------------------------------------------------------------------------------------------------------
+
+    def watch(self, now: float) -> Tuple[List[Action], List[Replica]]:
+        """Probe the silent; return also the replicas that are overdue and must be stopped."""
+        actions: List[Action] = []
+        overdue: List[Replica] = []
+        for replica in self.places.values():
+            if replica.state in WITHOUT_PROCESS:
+                continue
+            if replica.state is State.STOPPING:
+                actions += self._kill_overdue(replica, now)
+            elif self._is_overdue(replica, now):
+                overdue.append(replica)
+            elif replica.state is State.READY and now >= replica.heard_at + PROBE_INTERVAL_S:
+                actions += self.probe(replica, now)
+        return actions, overdue
+
+    def probe(self, replica: Replica, now: float) -> List[Action]:
+        """Ask a replica to answer from its serving thread, unless it has been asked."""
+        if replica.probe_sent_at is not None:
+            return []
+        replica.probe_sent_at = now
+        return [Send(replica.name, Probe(next(self._probes)))]
+
+    def _is_overdue(self, replica: Replica, now: float) -> bool:
+        """Say whether a replica stayed too long in its state, or owes an answer to a probe."""
+        limit_s = self.settings.limit_s(replica.state)
+        too_long = limit_s is not None and now >= replica.since + limit_s
+        return too_long or (replica.probe_sent_at is not None and now >= replica.probe_sent_at + PROBE_LIMIT_S)
+
+    def _kill_overdue(self, replica: Replica, now: float) -> List[Action]:
+        """Kill a replica that outlived its grace; again and again, for a process can be slow to die."""
+        if now < replica.since + GRACE_S:
+            return []
+        replica.since = now
+        return [Note("replica_killed", {"model": self.settings.model, "replica": replica.name}), Kill(replica.name)]
+
+    # ---- stopping and dying ------------------------------------------------------------------------------------------
+
+    def stop(self, replica: Replica, now: float, why: str) -> List[Action]:
+        """Terminate a replica's process, or give up its place when there is none."""
+        if replica.state in WITHOUT_PROCESS:
+            self.places.pop(replica.place, None)
+            return []
+        if replica.state is State.STOPPING:
+            return []
+        replica.happened(Event.STOP, now)
+        replica.probe_sent_at = None
+        note = Note("replica_stopping", {"model": self.settings.model, "replica": replica.name, "reason": why})
+        return [note, CompileOver(replica.name), Terminate(replica.name)]
+
+    def leave(self, replica: Replica, now: float) -> List[Action]:
+        """Let a replica finish what is aboard, then stop it for good."""
+        replica.leaving = True
+        if replica.state is State.BUSY:
+            replica.happened(Event.DRAIN, now)
+        return [] if replica.state is State.DRAINING else self.stop(replica, now, "leaving")
+
+    def exited(self, replica: Replica, how: str, now: float) -> List[Action]:
+        """Note the end of a process; decide whether and when it is started again."""
+        replica.happened(Event.EXITED, now)
+        replica.last_exit = how
+        fields = {"model": self.settings.model, "replica": replica.name, "exit": how, "leaving": replica.leaving}
+        actions: List[Action] = [Note("replica_exited", fields), CompileOver(replica.name)]
+        if replica.leaving:
+            del self.places[replica.place]
+            return actions
+        self.restarts += 1
+        if replica.ready_at is not None or not self.last_error:
+            self.last_error = "{}: {}".format(replica.name, how)
+        replica.not_before = now + replica.backoff.died(replica.strike)
+        if not replica.backoff.hopeless():
+            replica.happened(Event.BACK_OFF, now)
+            return actions
+        replica.happened(Event.GIVE_UP, now)
+        fields = {"model": self.settings.model, "replica": replica.name, "reason": self.last_error}
+        return [*actions, Note("replica_failed", fields)]
+
+    # ---- how many there should be ------------------------------------------------------------------------------------
+
+    def scale(self, wanted: int, now: float) -> List[Action]:
+        """Want another number of replicas."""
+        self.wanted = wanted
+        return self.reconcile(now)
+
+    def reload(self, now: float) -> List[Action]:
+        """Replace every replica by one of a new generation; what had failed is tried again."""
+        self.generation += 1
+        for replica in self.all():
+            if replica.state in WITHOUT_PROCESS:
+                del self.places[replica.place]
+        return self.reconcile(now)
+
+    def reconcile(self, now: float) -> List[Action]:
+        """Bring what is and what should be one step nearer: let go of surplus replicas, start those that are due."""
+        actions: List[Action] = []
+        for replica in self._surplus():
+            actions += self.leave(replica, now)
+        self._fill(now)
+        for replica in self.places.values():
+            if replica.state is State.BACKOFF and now >= replica.not_before:
+                replica.spawn(now)
+                actions.append(Spawn(replica.name))
+        return actions
+
+    def _members(self, current: bool) -> List[Replica]:
+        """Return the replicas that stay, of the newest generation or of older ones."""
+        return [
+            replica
+            for replica in self.places.values()
+            if not replica.leaving and (replica.generation == self.generation) is current
+        ]
+
+    def _surplus(self) -> List[Replica]:
+        """Return the replicas to let go now: older ones as newer ones are usable, and those beyond the wanted number."""
+        current, older = self._members(True), self._members(False)
+        usable = sum(replica.state in USABLE for replica in current)
+        kept = max(0, self.wanted - usable)
+        if not self.settings.room_for_both and older and len(current) + len(older) >= self.wanted and usable == len(current):
+            kept = min(kept, self.wanted - len(current) - 1)
+        by_need = sorted(current, key=lambda replica: replica.state in USABLE, reverse=True)
+        return older[max(0, kept) :] + by_need[self.wanted :]
+
+    def _fill(self, now: float) -> None:
+        """Make places until there are as many of the newest generation as wanted and the devices have room."""
+        most = self.wanted + (1 if self.settings.room_for_both and self._members(False) else 0)
+        while len(self._members(True)) < self.wanted and len(self.places) < most:
+            place = "{}-{}".format(self.settings.model, next(self._numbers))
+            self.places[place] = Replica(place, self.generation, now)

@@ -1,0 +1,231 @@
+"""One model: its replicas, its requests, and the in-flight table between them. Events in, actions out.
+
+No socket, no clock: every method takes `now` (monotonic seconds) and returns what the loop is to do.
+"""
+
+import itertools
+from typing import List, Optional, Union
+
+from ipu_supervisor.core.actions import Action, CompileOver, LoadMeasured, Note, Send, WantCompile
+from ipu_supervisor.core.backlog import Computation
+from ipu_supervisor.core.crew import STALE_S, Crew, PoolSettings
+from ipu_supervisor.core.replica import WITHOUT_PROCESS, Event, Replica, State, WrongTransition
+from ipu_supervisor.core.requests import Requests
+from ipu_supervisor.protocol.errors import ErrorCode
+from ipu_supervisor.protocol.messages import (
+    BatchDone,
+    BatchRaised,
+    Call,
+    CompileGranted,
+    Failure,
+    FromReplica,
+    Hello,
+    Identity,
+    Loaded,
+    Ready,
+    Run,
+    Unable,
+)
+
+#: When to come back to a model that drains, and to one that failed, seconds (chosen).
+DRAINING_RETRY_S, FAILED_RETRY_S = 5.0, 30.0
+
+
+class Pool:
+    """All replicas of one model, and all that waits for them."""
+
+    def __init__(self, settings: PoolSettings, now: float) -> None:
+        """Begin with as many replicas as wanted, each due to be started."""
+        self.settings = settings
+        self.crew = Crew(settings, now)
+        self.requests = Requests(Identity(settings.model), settings.max_backlog, settings.deterministic)
+        self.draining = False
+        self._batch_ids = itertools.count(1)
+
+    # ---- requests ----------------------------------------------------------------------------------------------------
+
+    def call(self, call: Call, now: float) -> List[Action]:
+        """Take a call in, or refuse it; an idle replica gets work at once."""
+        failure = self.closed()
+        if failure is not None:
+            return [self.requests.refuse(call, failure)]
+        usable = self.crew.usable()
+        ready_in_s = 0.0 if usable else self.crew.ready_in_s(now)
+        return self.requests.admit(call, now, usable, ready_in_s) + self._dispatch(now)
+
+    def cancel(self, call_id: bytes) -> List[Action]:
+        """Forget a call that nobody waits for."""
+        return self.requests.cancel(call_id)
+
+    def closed(self) -> Optional[Failure]:
+        """Say why no call is taken at all, if none is."""
+        if self.draining:
+            return Failure(ErrorCode.DRAINING, "The model takes no new requests.", DRAINING_RETRY_S)
+        if not self.crew.hopeful():
+            return Failure(ErrorCode.NOT_READY, "The model failed; its state is in /models.", FAILED_RETRY_S)
+        return None
+
+    def _dispatch(self, now: float) -> List[Action]:
+        """Give every idle replica a batch while anything waits that somebody still waits for."""
+        actions = self.requests.expire(now)
+        while len(self.requests.backlog):
+            replica = self.crew.idle()
+            if replica is None:
+                break
+            batch = self.requests.next_batch(self.settings.cost, now)
+            replica.aboard, replica.batch_id = batch, next(self._batch_ids)
+            if now >= replica.heard_at + STALE_S:
+                actions += self.crew.probe(replica, now)
+            replica.happened(Event.DISPATCHED, now)
+            actions.append(Send(replica.name, Run(replica.batch_id, [computation.item for computation in batch])))
+        return actions
+
+    # ---- what replicas say -------------------------------------------------------------------------------------------
+
+    def said(self, name: str, message: FromReplica, now: float) -> List[Action]:
+        """Take in a message of a replica. What comes from a past life, or after its end was decided, is dropped."""
+        replica = self.crew.named(name)
+        if replica is None or replica.state in WITHOUT_PROCESS or replica.state is State.STOPPING:
+            self.requests.counts["late_replies"] += isinstance(message, (BatchDone, BatchRaised))
+            return []
+        replica.heard_at = now
+        replica.probe_sent_at = None
+        try:
+            actions = self._take(replica, message, now)
+        except WrongTransition as error:
+            actions = self._abandon(replica, now) + self.crew.stop(replica, now, str(error))
+        return actions + self._dispatch(now)
+
+    def _take(self, replica: Replica, message: FromReplica, now: float) -> List[Action]:
+        """Do what one kind of message asks for."""
+        if isinstance(message, (BatchDone, BatchRaised)):
+            return self._batch_over(replica, message, now)
+        if isinstance(message, Hello):
+            replica.happened(Event.HELLO, now)
+        elif isinstance(message, Loaded):
+            replica.happened(Event.LOADED, now)
+            replica.identity = self.requests.identity = message.identity
+            return [WantCompile(replica.name)]
+        elif isinstance(message, Ready):
+            return self._ready(replica, now)
+        elif isinstance(message, Unable):
+            return self._unable(replica, message)
+        return []
+
+    def granted(self, name: str, now: float) -> List[Action]:
+        """It is a replica's turn to compile."""
+        replica = self.crew.named(name)
+        if replica is None or replica.state is not State.WAITING_TO_COMPILE:
+            return [CompileOver(name)]
+        replica.happened(Event.GRANTED, now)
+        return [Send(name, CompileGranted())]
+
+    def _ready(self, replica: Replica, now: float) -> List[Action]:
+        """Put a warm replica to work."""
+        replica.warm(now)
+        self.crew.load_s = load_s = now - replica.spawned_at
+        self.crew.last_error = ""
+        fields = {"model": self.settings.model, "replica": replica.name, "load_s": round(load_s, 3)}
+        actions = [CompileOver(replica.name), LoadMeasured(self.settings.model, load_s), Note("replica_ready", fields)]
+        return actions + self.crew.reconcile(now)
+
+    def _unable(self, replica: Replica, message: Unable) -> List[Action]:
+        """Note why a replica could not load; its exit follows."""
+        self.crew.last_error = message.reason
+        if message.final:
+            replica.backoff.give_up()
+        fields = {"model": self.settings.model, "replica": replica.name, "reason": message.reason}
+        return [Note("replica_unable", fields)]
+
+    def _batch_over(self, replica: Replica, message: Union[BatchDone, BatchRaised], now: float) -> List[Action]:
+        """Hand the outcomes of a batch out; a reply to another batch than the one aboard is late."""
+        if message.batch_id != replica.batch_id or not replica.aboard:
+            self.requests.counts["late_replies"] += 1
+            return []
+        batch, replica.aboard = replica.aboard, []
+        replica.backoff.progressed()
+        actions = self._outcomes(replica, batch, message, now)
+        if replica.leaving:
+            return actions + self.crew.stop(replica, now, "drained")
+        replica.happened(Event.ANSWERED, now)
+        return actions
+
+    def _outcomes(
+        self, replica: Replica, batch: List[Computation], message: Union[BatchDone, BatchRaised], now: float
+    ) -> List[Action]:
+        """Pass a batch's result on to those who wait."""
+        identity = replica.identity or self.requests.identity
+        if isinstance(message, BatchDone) and len(message.outcomes) == len(batch):
+            return self.requests.answered(batch, message.outcomes, message.inference_ms, identity, now)
+        failure = Failure(ErrorCode.MODEL_ERROR, "The model gave another number of answers than it got inputs.")
+        if isinstance(message, BatchRaised):
+            failure = message.failure
+        return self.requests.raised(batch, failure, message.inference_ms, identity, now)
+
+    # ---- death and time ----------------------------------------------------------------------------------------------
+
+    def exited(self, name: str, how: str, now: float) -> List[Action]:
+        """Take in the end of a process: run again what was aboard, and start the replica again when it is due."""
+        replica = self.crew.named(name)
+        if replica is None or replica.state in WITHOUT_PROCESS:
+            return []
+        actions = self._abandon(replica, now) + self.crew.exited(replica, how, now)
+        return actions + self.tick(now)
+
+    def tick(self, now: float) -> List[Action]:
+        """Do what time asks for: limits, probes, expiry, restarts."""
+        actions, overdue = self.crew.watch(now)
+        for replica in overdue:
+            actions += self._abandon(replica, now)
+            why = "overdue in {}".format(replica.state.value)
+            self.crew.last_error = "{}: {}".format(replica.name, why)
+            actions += self.crew.stop(replica, now, why)
+        actions += self.crew.reconcile(now)
+        failure = None if self.draining else self.closed()
+        if failure is not None:
+            actions += self.requests.abandon(failure)
+        return actions + self._dispatch(now)
+
+    def wake_at(self) -> Optional[float]:
+        """Return the next moment at which `tick` has something to do."""
+        moments = [self.crew.wake_at(), self.requests.calls.next_deadline()]
+        return min((moment for moment in moments if moment is not None), default=None)
+
+    def _abandon(self, replica: Replica, now: float) -> List[Action]:
+        """Take the computations off a replica that will not answer; a lone suspect's doing is not held against the replica."""
+        batch, replica.aboard = replica.aboard, []
+        if not batch:
+            return []
+        suspect = len(batch) == 1 and self.requests.quarantine.deaths(batch[0].key, now) > 0
+        replica.strike = not suspect
+        return self.requests.lost(batch, now)
+
+    # ---- the operator ------------------------------------------------------------------------------------------------
+
+    def drain(self) -> List[Action]:
+        """Take no new requests; what was accepted is answered."""
+        self.draining = True
+        return []
+
+    def reload(self, now: float) -> List[Action]:
+        """Replace every replica, one after the other, without losing a request; ends a drain."""
+        self.draining = False
+        return self.crew.reload(now)
+
+    def scale(self, wanted: int, now: float) -> List[Action]:
+        """Want another number of replicas."""
+        return self.crew.scale(wanted, now)
+
+    def drained(self) -> bool:
+        """Say whether nobody waits for an answer."""
+        return not len(self.requests.calls)
+
+    def stop_all(self, now: float) -> List[Action]:
+        """Stop every replica for good and answer whoever still waits."""
+        self.draining = True
+        self.crew.wanted = 0
+        actions = self.requests.abandon(Failure(ErrorCode.DRAINING, "The supervisor stops.", DRAINING_RETRY_S))
+        for replica in self.crew.all():
+            replica.leaving = True
+            actions += self.crew.stop(replica, now, "supervisor stops")
+        return actions

@@ -1,0 +1,247 @@
+"""The request side of one model: admission, coalescing, and who gets which outcome.
+
+Knows calls, computations and the backlog; nothing of replicas beyond "these computations were answered, raised, or lost".
+"""
+
+import collections
+import hashlib
+from typing import Counter, Dict, List, Optional, Sequence
+
+from ipu_supervisor.core.actions import Action, Answer, Note
+from ipu_supervisor.core.backlog import Backlog, Computation, Waiter
+from ipu_supervisor.core.batching import WINDOW, Cost, choose
+from ipu_supervisor.core.calls import Calls, Pending
+from ipu_supervisor.core.quarantine import Quarantine
+from ipu_supervisor.core.rate import ServiceRate
+from ipu_supervisor.protocol.errors import ErrorCode
+from ipu_supervisor.protocol.messages import Call, Failure, Identity, Outcome, Reply, Timing
+
+POISON = Failure(ErrorCode.POISON, "This input killed the model process twice; it is refused for ten minutes.")
+EXPIRED = Failure(ErrorCode.DEADLINE_EXCEEDED, "No answer within the request's time limit.")
+DIED = Failure(ErrorCode.REPLICA_DIED, "The model process died, and no time was left to run the request again.")
+
+
+class Requests:
+    """All that waits for one model."""
+
+    def __init__(self, identity: Identity, max_backlog: int, deterministic: bool) -> None:
+        """Store the bounds; `identity` answers for the model until a replica gives a better one."""
+        self.identity = identity
+        self.backlog = Backlog()
+        self.calls = Calls()
+        self.rate = ServiceRate()
+        self.quarantine = Quarantine()
+        self.counts: Counter[str] = collections.Counter()
+        self.flying = 0
+        self._max_backlog = max_backlog
+        self._deterministic = deterministic
+        self._shared: Dict[bytes, Computation] = {}
+
+    # ---- the door ----------------------------------------------------------------------------------------------------
+
+    def admit(self, call: Call, now: float, usable: int, ready_in_s: float) -> List[Action]:
+        """Take a call in whole, or refuse it whole.
+
+        `usable`: replicas that compute now; `ready_in_s`: when the first will, if none does.
+        """
+        keys = [self._key(call, index) for index in range(len(call.items))]
+        fresh = self._fresh(call, keys, now)
+        refusal = self._refusal(call, fresh, usable, ready_in_s)
+        if refusal is not None:
+            return [self.refuse(call, refusal)]
+        self.calls.add(Pending(call.call_id, now + call.budget_ms / 1000, keys))
+        actions: List[Action] = []
+        for index, key in enumerate(keys):
+            actions += self._enter(call, index, key, now)
+        return actions
+
+    def refuse(self, call: Call, failure: Failure) -> Answer:
+        """Return the reply that refuses every item of a call."""
+        self.counts["refused_" + failure.code.value.lower()] += 1
+        return Answer(Reply(call.call_id, [Outcome(failure=failure)] * len(call.items), Timing(), self.identity))
+
+    def expected_wait_s(self, usable: int) -> float:
+        """Return the estimated seconds until a new request would begin to run."""
+        return self.rate.seconds(self.backlog.size + self.flying) / max(usable, 1)
+
+    def _key(self, call: Call, index: int) -> bytes:
+        """Return what makes two items equal: their bytes."""
+        return hashlib.blake2b(bytes(call.items[index]), digest_size=16).digest()
+
+    def _fresh(self, call: Call, keys: List[bytes], now: float) -> List[int]:
+        """Return the sizes of the items that would need a computation of their own."""
+        seen = set()
+        sizes = []
+        for key, size in zip(keys, call.sizes):
+            shared = self._deterministic and (key in self._shared or key in seen)
+            if not shared and not self.quarantine.is_poison(key, now):
+                sizes.append(size)
+            seen.add(key)
+        return sizes
+
+    def _refusal(self, call: Call, fresh: List[int], usable: int, ready_in_s: float) -> Optional[Failure]:
+        """Say why a call cannot be taken, if it cannot."""
+        budget_s = call.budget_ms / 1000
+        if budget_s <= 0:
+            return EXPIRED
+        if not fresh:
+            return None
+        wait_s = self.expected_wait_s(usable)
+        excess = len(self.backlog) + len(fresh) - self._max_backlog
+        if excess > 0:
+            per_item_s = wait_s / max(1, len(self.backlog))
+            return Failure(ErrorCode.OVERLOADED, "Too many requests wait; come back later.", excess * per_item_s)
+        if not usable and ready_in_s > budget_s:
+            return Failure(ErrorCode.NOT_READY, "The model is still being prepared.", ready_in_s - budget_s)
+        own_s = self.rate.seconds(sum(fresh)) / max(usable, 1)
+        if wait_s > 0 and ready_in_s + wait_s + own_s > budget_s:
+            late_s = ready_in_s + wait_s + own_s - budget_s
+            return Failure(ErrorCode.OVERLOADED, "The time limit cannot be met with what waits already.", late_s)
+        return None
+
+    def _enter(self, call: Call, index: int, key: bytes, now: float) -> List[Action]:
+        """Make one item wait: for a computation of its own, or for an equal one that is there already."""
+        waiter = Waiter(call.call_id, index)
+        if self.quarantine.is_poison(key, now):
+            return self._settle([waiter], Outcome(failure=POISON), Timing(), self.identity)
+        name = self._name(waiter, key)
+        shared = self._shared.get(name)
+        if shared is not None:
+            shared.waiters[waiter] = None
+            self.counts["coalesced"] += 1
+            return []
+        computation = Computation(key, name, call.items[index], max(1, call.sizes[index]), now)
+        computation.waiters[waiter] = None
+        computation.alone = self.quarantine.deaths(key, now) > 0
+        self._shared[name] = computation
+        self.backlog.append(computation)
+        return []
+
+    # ---- leaving before the answer -----------------------------------------------------------------------------------
+
+    def cancel(self, call_id: bytes) -> List[Action]:
+        """Forget a call that nobody waits for."""
+        for waiter, key in list(self.calls.open_items(call_id)):
+            self._leave(waiter, key)
+        if call_id in self.calls:
+            self.counts["cancelled"] += 1
+            self.calls.forget(call_id)
+        return []
+
+    def expire(self, now: float) -> List[Action]:
+        """Answer the calls whose budget is over."""
+        actions: List[Action] = []
+        for call_id in self.calls.overdue(now):
+            self.counts["expired"] += 1
+            for waiter, key in list(self.calls.open_items(call_id)):
+                self._leave(waiter, key)
+                failure = DIED if self.quarantine.deaths(key, now) else EXPIRED
+                actions += self._settle([waiter], Outcome(failure=failure), Timing(), self.identity)
+        return actions
+
+    def abandon(self, failure: Failure) -> List[Action]:
+        """Answer every open item with one failure: the model is gone."""
+        actions: List[Action] = []
+        for call_id in self.calls.ids():
+            for waiter, key in list(self.calls.open_items(call_id)):
+                self._leave(waiter, key)
+                actions += self._settle([waiter], Outcome(failure=failure), Timing(), self.identity)
+        return actions
+
+    def _leave(self, waiter: Waiter, key: bytes) -> None:
+        """Take a waiter off its computation; the last one takes a queued computation along."""
+        computation = self._shared.get(self._name(waiter, key))
+        if computation is None:
+            return
+        computation.waiters.pop(waiter, None)
+        if not computation.waiters and not computation.in_flight:
+            self._unindex(computation)
+            self.backlog.remove(computation)
+
+    # ---- batches -----------------------------------------------------------------------------------------------------
+
+    def next_batch(self, cost: Cost, now: float) -> List[Computation]:
+        """Take the next batch out of the backlog."""
+        batch = choose(self.backlog.head(1 if cost.max_batch == 1 else WINDOW * cost.max_batch), cost, now)
+        for computation in batch:
+            self.backlog.remove(computation)
+            computation.dispatched = now
+            computation.in_flight = True
+            self.flying += computation.size
+        return batch
+
+    def answered(
+        self, batch: List[Computation], outcomes: Sequence[Outcome], inference_ms: float, identity: Identity, now: float
+    ) -> List[Action]:
+        """Hand every computation's outcome to its waiters."""
+        if batch:
+            self.rate.measured(now - batch[0].dispatched, sum(computation.size for computation in batch))
+        actions: List[Action] = []
+        for computation, outcome in zip(batch, outcomes):
+            self.counts["computed"] += 1
+            self.quarantine.acquit(computation.key)
+            self._land(computation)
+            actions += self._settle(list(computation.waiters), outcome, _timing(computation, inference_ms, now), identity)
+        return actions
+
+    def raised(
+        self, batch: List[Computation], failure: Failure, inference_ms: float, identity: Identity, now: float
+    ) -> List[Action]:
+        """Run the members of a batch that raised singly; one that was alone gets the failure."""
+        if len(batch) == 1:
+            return self.answered(batch, [Outcome(failure=failure)], inference_ms, identity, now)
+        self._again(batch)
+        return []
+
+    def lost(self, batch: List[Computation], now: float) -> List[Action]:
+        """Run again, alone, what was aboard a replica that died; refuse what killed twice."""
+        actions: List[Action] = []
+        innocent: List[Computation] = []
+        for computation in batch:
+            if not self.quarantine.died(computation.key, now):
+                innocent.append(computation)
+                continue
+            self.counts["poison"] += 1
+            self._land(computation)
+            actions.append(Note("poison", {"model": self.identity.model, "key": computation.key.hex()}))
+            actions += self._settle(list(computation.waiters), Outcome(failure=POISON), Timing(), self.identity)
+        self._again(innocent)
+        self.counts["rerun"] += len(innocent)
+        return actions
+
+    def _again(self, batch: List[Computation]) -> None:
+        """Put computations back at the front, each to run alone; those nobody waits for are dropped."""
+        for computation in batch:
+            self._land(computation)
+        wanted = [computation for computation in batch if computation.waiters]
+        for computation in wanted:
+            computation.alone = True
+            self._shared[computation.name] = computation
+        self.backlog.put_back(wanted)
+
+    def _land(self, computation: Computation) -> None:
+        """Note that a computation is no longer in flight."""
+        computation.in_flight = False
+        self.flying -= computation.size
+        self._unindex(computation)
+
+    def _settle(self, waiters: List[Waiter], outcome: Outcome, timing: Timing, identity: Identity) -> List[Action]:
+        """Give one outcome to its waiters; return the replies that it completes."""
+        replies = [self.calls.settle(waiter, outcome, timing, identity) for waiter in waiters]
+        return [Answer(reply) for reply in replies if reply is not None]
+
+    def _unindex(self, computation: Computation) -> None:
+        """Make a computation unfindable: no equal item may join it any more."""
+        if self._shared.get(computation.name) is computation:
+            del self._shared[computation.name]
+
+    def _name(self, waiter: Waiter, key: bytes) -> bytes:
+        """Return under what the computation for an item is found; a model that is not deterministic shares none."""
+        return key if self._deterministic else waiter.call_id + waiter.index.to_bytes(4, "big")
+
+
+def _timing(computation: Computation, inference_ms: float, now: float) -> Timing:
+    """Return where a computation's time went."""
+    aboard_ms = (now - computation.dispatched) * 1000
+    queue_ms = (computation.dispatched - computation.arrived) * 1000
+    return Timing(queue_ms, max(0.0, aboard_ms - inference_ms), inference_ms)

@@ -1,0 +1,146 @@
+"""Starts replica processes on this machine, reaps them, and keeps their last words. Decides nothing.
+
+Each replica is a session and process group of its own, so that all it started ends with it. Runs in the loop's thread.
+"""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections import deque
+from typing import Any, Deque, Dict, List, Mapping, NamedTuple, Optional
+
+#: How many of the last lines of a replica's stderr are kept (chosen: a traceback fits).
+LAST_LINES = 30
+#: Largest piece read at once from a replica's stderr, bytes.
+CHUNK_BYTES = 65536
+
+
+class Exit(NamedTuple):
+    """The end of a replica process: its name, and how it ended in words."""
+
+    replica: str
+    how: str
+
+
+class _Child:
+    """One process, and what it wrote to stderr lately."""
+
+    def __init__(self, process: "subprocess.Popen[bytes]") -> None:
+        """Store the process."""
+        self.process = process
+        self.partial = b""
+        self.lines: Deque[str] = deque(maxlen=LAST_LINES)
+
+
+class LocalLauncher:
+    """The replica processes of this supervisor."""
+
+    def __init__(self) -> None:
+        """Begin with no process."""
+        self._children: Dict[str, _Child] = {}
+        self._last_words: Dict[str, List[str]] = {}
+
+    def spawn(self, replica: str, spec: Mapping[str, Any], environ: Optional[Mapping[str, str]] = None) -> int:
+        """Start a replica process and return its pid; `spec` goes to its stdin, never on a command line. Raises `OSError`."""
+        process = subprocess.Popen(
+            [sys.executable, "-m", "ipu_supervisor.replica"],
+            stdin=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            start_new_session=True,
+            env=None if environ is None else dict(environ),
+        )
+        child = self._children[replica] = _Child(process)
+        assert process.stdin is not None and process.stderr is not None
+        os.set_blocking(process.stderr.fileno(), False)
+        try:
+            process.stdin.write(json.dumps(dict(spec), default=str).encode())
+            process.stdin.close()
+        except BrokenPipeError:
+            child.lines.append("died before it read its instructions")
+        return process.pid
+
+    def stderr_fds(self) -> List[int]:
+        """Return the descriptors that `forward` reads."""
+        return [_stderr_fd(child) for child in self._children.values()]
+
+    def forward(self) -> None:
+        """Pass on what the replicas wrote to stderr, and keep the last lines."""
+        for child in self._children.values():
+            self._drain(child)
+
+    def reap(self) -> List[Exit]:
+        """Return the processes that ended since the last call."""
+        ended = [name for name, child in self._children.items() if child.process.poll() is not None]
+        return [self._bury(name) for name in ended]
+
+    def signal(self, replica: str, number: int) -> None:
+        """Send a signal to a replica's whole process group; nothing happens when it is gone."""
+        child = self._children.get(replica)
+        if child is None:
+            return
+        try:
+            os.killpg(child.process.pid, number)
+        except ProcessLookupError:
+            return
+
+    def last_words(self, place: str) -> List[str]:
+        """Return the last stderr lines of the replica at a place: those of its last death, or of now."""
+        for name, child in self._children.items():
+            if name.rpartition(".")[0] == place and place not in self._last_words:
+                return list(child.lines)
+        return self._last_words.get(place, [])
+
+    def __len__(self) -> int:
+        """Return how many processes there are."""
+        return len(self._children)
+
+    def kill_all(self) -> None:
+        """Kill every process group and wait for the processes: the last thing a supervisor does."""
+        for name in list(self._children):
+            self.signal(name, signal.SIGKILL)
+        for child in self._children.values():
+            child.process.wait()
+        self.reap()
+
+    def _bury(self, name: str) -> Exit:
+        """Read a dead process's last words and forget it; whatever it started dies too."""
+        self.signal(name, signal.SIGKILL)
+        child = self._children.pop(name)
+        self._drain(child)
+        if child.process.stderr is not None:
+            child.process.stderr.close()
+        self._last_words[name.rpartition(".")[0]] = list(child.lines)
+        return Exit(name, describe(child.process.returncode))
+
+    def _drain(self, child: _Child) -> None:
+        """Read what is there, whole lines go on to our own stderr."""
+        while True:
+            try:
+                chunk = os.read(_stderr_fd(child), CHUNK_BYTES)
+            except BlockingIOError:
+                return
+            if not chunk:
+                return
+            sys.stderr.buffer.write(chunk)
+            sys.stderr.flush()
+            *whole, child.partial = (child.partial + chunk).split(b"\n")
+            child.partial = child.partial[-CHUNK_BYTES:]
+            child.lines.extend(line.decode("utf-8", "replace")[:500] for line in whole)
+
+
+def _stderr_fd(child: _Child) -> int:
+    """Return the descriptor of a child's stderr."""
+    assert child.process.stderr is not None
+    return child.process.stderr.fileno()
+
+
+def describe(returncode: int) -> str:
+    """Return in words how a process ended."""
+    if returncode >= 0:
+        return "exited with code {}".format(returncode)
+    try:
+        return "killed by {}".format(signal.Signals(-returncode).name)
+    except ValueError:
+        return "killed by signal {}".format(-returncode)

@@ -1,0 +1,342 @@
+"""The only loop: sockets, signals, timers. It performs what the core decided and decides nothing itself.
+
+One thread. Signal handlers only note the signal; each turn takes in what arrived, then lets time pass, then performs.
+"""
+
+import collections
+import json
+import os
+import pathlib
+import signal
+import socket
+import time
+from typing import Any, Deque, Dict, Iterable, List, Optional
+
+import zmq
+
+from ipu_supervisor import devices, log, operate, status
+from ipu_supervisor.config import Config, ModelConfig
+from ipu_supervisor.core import actions
+from ipu_supervisor.core.compiles import CompileGate
+from ipu_supervisor.core.crew import PoolSettings
+from ipu_supervisor.core.pool import Pool
+from ipu_supervisor.front import TURN, Front, refused
+from ipu_supervisor.launchers.local import LocalLauncher
+from ipu_supervisor.protocol import messages
+from ipu_supervisor.protocol.errors import ErrorCode, ProtocolError
+from ipu_supervisor.sockets import Sockets
+
+#: Longest sleep of the loop, seconds: a bound on how late it sees anything it was not told of.
+MAX_SLEEP_S = 1.0
+#: Longest wait for accepted requests when the supervisor is told to stop, seconds.
+DRAIN_LIMIT_S = 30.0
+#: Longest wait for replicas to end, seconds; then they are killed.
+STOP_LIMIT_S = 6.0
+
+
+class Supervisor:
+    """The daemon: pools, sockets, processes."""
+
+    def __init__(self, config: Config) -> None:
+        """Store the settings; `run()` acts."""
+        self.config = config
+        self.sockets = Sockets(config)
+        self.launcher = LocalLauncher()
+        self.gate = CompileGate()
+        self.pools: Dict[str, Pool] = {}
+        self.configs: Dict[str, ModelConfig] = {model.name: model for model in config.models}
+        self.started_at = time.monotonic()
+        self.pids: Dict[str, int] = {}
+        self.draining = False
+        self._signals: Deque[int] = collections.deque()
+        self._drain_until: Optional[float] = None
+        self._stop_until: Optional[float] = None
+        self._clock = _StallFreeClock()
+
+    # ---- life --------------------------------------------------------------------------------------------------------
+
+    def run(self) -> None:
+        """Serve until told to stop. Raises `AlreadyRunning` and `zmq.ZMQError` when the sockets cannot be bound."""
+        self.sockets.open()
+        try:
+            self._prepare()
+            while not self._finished():
+                self._turn()
+        finally:
+            self.launcher.kill_all()
+            self.sockets.close()
+        log.event("supervisor_stopped")
+
+    def _prepare(self) -> None:
+        """Make the pools and have signals wake the loop."""
+        self.front = Front(self.sockets.front)
+        self._decode = messages.Decoder(messages.FromReplica)
+        self._wake, tell = socket.socketpair()
+        for end in (self._wake, tell):
+            end.setblocking(False)
+        signal.set_wakeup_fd(tell.fileno(), warn_on_full_buffer=False)
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD):
+            signal.signal(number, lambda number, frame: self._signals.append(number))
+        self._tell = tell
+        now = self._clock()
+        loads = _read_loads(self.config.run_dir)
+        for model in self.config.models:
+            self.pools[model.name] = Pool(pool_settings(model, self.config, loads.get(model.name)), now)
+        log.event("supervisor_started", endpoint=self.config.endpoint, models=sorted(self.pools), pid=os.getpid())
+
+    def _finished(self) -> bool:
+        """Say whether everything has stopped, or had long enough to."""
+        if self._stop_until is None:
+            return False
+        return not len(self.launcher) or self._clock() >= self._stop_until
+
+    # ---- one turn ----------------------------------------------------------------------------------------------------
+
+    def _turn(self) -> None:
+        """Sleep until something happens, take it in, let time pass."""
+        self._sleep()
+        now = self._clock()
+        self._take_signals(now)
+        self.launcher.forward()
+        self._hear_replicas(now)
+        self._reap(now)
+        self._hear_front(now)
+        operate.answer_commands(self, now)
+        for pool in self.pools.values():
+            wake_at = pool.wake_at()
+            if wake_at is not None and wake_at <= now:
+                self.perform(pool.tick(now), now)
+        self._stop_when_drained(now)
+
+    def _sleep(self) -> None:
+        """Wait for a socket, a signal, a replica's stderr, or the next moment that a pool named."""
+        poller = zmq.Poller()
+        for source in (self.sockets.front, self.sockets.replicas, self.sockets.operator, self._wake):
+            poller.register(source, zmq.POLLIN)
+        for descriptor in self.launcher.stderr_fds():
+            poller.register(descriptor, zmq.POLLIN)
+        moments = [pool.wake_at() for pool in self.pools.values()] + [self._drain_until, self._stop_until]
+        wake_at = min((moment for moment in moments if moment is not None), default=None)
+        sleep_s = MAX_SLEEP_S if wake_at is None else min(MAX_SLEEP_S, max(0.0, wake_at - self._clock()))
+        poller.poll(int(sleep_s * 1000) + (1 if sleep_s > 0 else 0))
+        self._clock.slept(sleep_s)
+
+    def _take_signals(self, now: float) -> None:
+        """Act on the signals that were noted."""
+        try:
+            while self._wake.recv(4096):
+                pass
+        except BlockingIOError:
+            pass
+        while self._signals:
+            number = self._signals.popleft()
+            if number in (signal.SIGTERM, signal.SIGINT):
+                self._told_to_stop(signal.Signals(number).name, now)
+            elif number == signal.SIGHUP:
+                operate.reload(self, "", now)
+
+    def _hear_front(self, now: float) -> None:
+        """Take in calls, cancellations and status queries."""
+        for envelope, message in self.front.receive():
+            if isinstance(message, messages.Call):
+                self._call(envelope, message, now)
+            elif isinstance(message, messages.Cancel):
+                self.front.forget(message.call_id)
+                for pool in self.pools.values():
+                    self.perform(pool.cancel(message.call_id), now)
+            else:
+                self.front.send(envelope, status.snapshot(self, now))
+
+    def _call(self, envelope: List[bytes], call: messages.Call, now: float) -> None:
+        """Hand a new call to its pool; a call that is known only changes its address."""
+        if not self.front.expect(call.call_id, envelope):
+            return
+        pool = self.pools.get(call.model)
+        if pool is not None:
+            self.perform(pool.call(call, now), now)
+            return
+        failure = messages.Failure(ErrorCode.UNKNOWN_MODEL, "No model of this name is served.")
+        self.front.answer(refused(call.call_id, len(call.items), failure, messages.Identity(call.model)))
+
+    def _hear_replicas(self, now: float) -> None:
+        """Take in what replicas say; nonsense from one counts as its death."""
+        for _ in range(TURN):
+            try:
+                name, *frames = self.sockets.replicas.recv_multipart(zmq.NOBLOCK)
+            except zmq.Again:
+                return
+            replica = name.decode("utf-8", "replace")
+            pool = self.pools.get(replica.rpartition("-")[0])
+            try:
+                message = self._decode(frames[-1] if frames else b"")
+            except ProtocolError as error:
+                log.event("replica_nonsense", 40, replica=replica, error=str(error))
+                self.launcher.signal(replica, signal.SIGKILL)
+                continue
+            if pool is not None:
+                self.perform(pool.said(replica, message, now), now)
+
+    def _reap(self, now: float) -> None:
+        """Take in the processes that ended."""
+        for name, how in self.launcher.reap():
+            self.pids.pop(name, None)
+            pool = self.pools.get(name.rpartition("-")[0])
+            if pool is not None:
+                self.perform(pool.exited(name, how, now), now)
+
+    # ---- performing --------------------------------------------------------------------------------------------------
+
+    def perform(self, wanted: Iterable[actions.Action], now: float) -> None:
+        """Do what the core decided, in order."""
+        for action in wanted:
+            if isinstance(action, actions.Answer):
+                self.front.answer(action.reply)
+            elif isinstance(action, actions.Send):
+                self._send(action)
+            else:
+                self._perform_rare(action, now)
+
+    def _perform_rare(self, action: actions.Action, now: float) -> None:
+        """Do what is not part of serving a request."""
+        if isinstance(action, actions.Note):
+            log.event(action.event, **action.fields)
+        elif isinstance(action, actions.Spawn):
+            self._spawn(action.replica, now)
+        elif isinstance(action, actions.Terminate):
+            self.launcher.signal(action.replica, signal.SIGTERM)
+        elif isinstance(action, actions.Kill):
+            self.launcher.signal(action.replica, signal.SIGKILL)
+        elif isinstance(action, actions.WantCompile):
+            self.gate.asks(action.replica)
+            self._grant(now)
+        elif isinstance(action, actions.CompileOver):
+            self.gate.leaves(action.replica)
+            self._grant(now)
+        elif isinstance(action, actions.LoadMeasured):
+            _keep_load(self.config.run_dir, action.model, action.load_s)
+
+    def _send(self, action: actions.Send) -> None:
+        """Send to a replica; one that is not there any more is about to be reaped."""
+        frames = [action.replica.encode(), messages.encode(action.message)]
+        try:
+            self.sockets.replicas.send_multipart(frames, zmq.NOBLOCK)
+        except zmq.ZMQError as error:
+            log.event("replica_unreachable", 30, replica=action.replica, error=str(error))
+
+    def _spawn(self, replica: str, now: float) -> None:
+        """Start a replica process; a machine that cannot start one counts as a death."""
+        model = self.configs[replica.rpartition("-")[0]]
+        try:
+            self.pids[replica] = self.launcher.spawn(replica, self._spec(replica, model))
+        except OSError as error:
+            self.perform(self.pools[model.name].exited(replica, "could not be started: {}".format(error), now), now)
+            return
+        log.event("replica_spawned", model=model.name, replica=replica, pid=self.pids[replica])
+
+    def _spec(self, replica: str, model: ModelConfig) -> Dict[str, Any]:
+        """Return what a replica process must know."""
+        return {
+            "replica": replica,
+            "parent": os.getpid(),
+            "endpoint": self.sockets.replicas_endpoint,
+            "model": model.name,
+            "models_path": [str(path) for path in self.config.models_path],
+            "task": model.task,
+            "checkpoint": model.checkpoint,
+            "revision": model.revision,
+            "checkpoints": self.config.checkpoints,
+            "device": model.device,
+            "dtype": model.dtype,
+            "threads": devices.threads_per_replica(sum(pool.crew.wanted for pool in self.pools.values())),
+            "options": model.options,
+            "log_level": self.config.log_level,
+            "log_format": self.config.log_format,
+        }
+
+    def _grant(self, now: float) -> None:
+        """Let the next replica compile."""
+        replica = self.gate.next()
+        if replica is not None:
+            self.perform(self.pools[replica.rpartition("-")[0]].granted(replica, now), now)
+
+    # ---- stopping ----------------------------------------------------------------------------------------------------
+
+    def _told_to_stop(self, why: str, now: float) -> None:
+        """Drain at the first signal, stop at once at the second."""
+        log.event("supervisor_stopping", signal=why, at_once=self.draining)
+        if self.draining:
+            self._drain_until = now
+        else:
+            self._drain_until = now + DRAIN_LIMIT_S
+            self.draining = True
+            for pool in self.pools.values():
+                self.perform(pool.drain(), now)
+
+    def _stop_when_drained(self, now: float) -> None:
+        """Stop the replicas when every accepted request is answered, or there is no more time for it."""
+        if self._drain_until is None or self._stop_until is not None:
+            return
+        if now >= self._drain_until or all(pool.drained() for pool in self.pools.values()):
+            self._stop_until = now + STOP_LIMIT_S
+            for pool in self.pools.values():
+                self.perform(pool.stop_all(now), now)
+
+
+class _StallFreeClock:
+    """Monotonic seconds, less the time in which this process itself did not run (stopped, or its host suspended).
+
+    So a supervisor that wakes after a stall does not take its own absence for the replicas' silence.
+    """
+
+    #: A turn that took longer than it meant to by this much was a stall, seconds.
+    STALL_S = 2.0
+
+    def __init__(self) -> None:
+        """Begin without a stall."""
+        self._lost_s = 0.0
+        self._began = time.monotonic()
+
+    def __call__(self) -> float:
+        """Return the moment."""
+        return time.monotonic() - self._lost_s
+
+    def slept(self, meant_s: float) -> None:
+        """Note the end of a sleep that was meant to last at most `meant_s`."""
+        moment = time.monotonic()
+        excess = moment - self._began - meant_s
+        if excess > self.STALL_S:
+            self._lost_s += excess
+            log.event("supervisor_stalled", 30, stalled_s=round(excess, 3))
+        self._began = moment
+
+
+def pool_settings(model: ModelConfig, config: Config, load_s: Optional[float]) -> PoolSettings:
+    """Return what the pool of a model needs to know."""
+    return PoolSettings(
+        model=model.name,
+        replicas=model.replicas,
+        max_backlog=model.max_backlog,
+        deterministic=model.deterministic,
+        batch_limit_s=model.batch_limit_s,
+        load_limit_s=model.load_limit_s,
+        compiles=sum(other.replicas for other in config.models),
+        load_s=load_s,
+        cost=devices.cost(model),
+    )
+
+
+def _read_loads(run_dir: pathlib.Path) -> Dict[str, float]:
+    """Return the load times that earlier supervisors measured; a file that is damaged counts as none."""
+    try:
+        loads = json.loads((run_dir / "load_s.json").read_text(encoding="utf-8"))
+        return {str(model): float(seconds) for model, seconds in loads.items()}
+    except (OSError, ValueError, AttributeError, TypeError):
+        return {}
+
+
+def _keep_load(run_dir: pathlib.Path, model: str, load_s: float) -> None:
+    """Keep a measured load time for the next supervisor."""
+    path = run_dir / "load_s.json"
+    fresh = path.with_suffix(".new")
+    fresh.write_text(json.dumps({**_read_loads(run_dir), model: round(load_s, 3)}), encoding="utf-8")
+    fresh.replace(path)

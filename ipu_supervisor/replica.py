@@ -1,0 +1,189 @@
+"""The child process: load, compile, READY, then serve one batch after the other. Exits with its parent.
+
+One thread does everything: what answers a probe is what computes. Started by a launcher, which writes the
+specification (JSON) to its stdin.
+"""
+
+import ctypes
+import json
+import os
+import pathlib
+import signal
+import sys
+import time
+from typing import Any, Callable, Dict, List, Mapping, NoReturn
+
+import msgspec
+import zmq
+from marshmallow import Schema
+
+from ipu_supervisor import log
+from ipu_supervisor.models import catalog, older
+from ipu_supervisor.models.base import InvalidInput
+from ipu_supervisor.protocol import messages
+from ipu_supervisor.protocol.errors import ErrorCode, ProtocolError
+from ipu_supervisor.protocol.messages import Failure, Identity, Outcome
+
+#: `prctl` option that names the signal a process gets when its parent dies (linux/prctl.h).
+PR_SET_PDEATHSIG = 1
+#: Exit code of a replica that could not load or compile.
+EXIT_UNABLE = 3
+#: Longest message of a model's exception that is passed on, characters.
+MAX_REASON = 500
+
+_encoder = msgspec.msgpack.Encoder(enc_hook=lambda value: value.tolist())
+
+
+def die_with_parent(parent: int) -> None:
+    """Have the kernel kill this process when the supervisor dies, however it dies."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:
+        os._exit(1)
+
+
+class Model:
+    """A loaded pipeline behind its schemas: bytes in, outcomes out."""
+
+    def __init__(self, pipeline: Any, output: Callable[[], Schema]) -> None:
+        """Store the pipeline and the schema that its answers must meet."""
+        self._pipeline = pipeline
+        self._output = output()
+
+    def compile(self) -> None:
+        """Prepare for serving; raises what the model raises."""
+        self._pipeline.compile()
+
+    def run(self, message: messages.Run) -> Any:
+        """Return `BatchDone`, or `BatchRaised` when the model raised on the whole batch."""
+        began = time.perf_counter()
+        try:
+            answers = self._pipeline([msgspec.msgpack.decode(item) for item in message.items])
+            outcomes = [self._outcome(answer) for answer in answers]
+        except Exception as error:
+            log.event("batch_raised", 40, error=repr(error)[:MAX_REASON])
+            return messages.BatchRaised(message.batch_id, _failure(error), _since_ms(began))
+        return messages.BatchDone(message.batch_id, outcomes, _since_ms(began))
+
+    def _outcome(self, answer: Any) -> Outcome:
+        """Return what one answer becomes: an exception or an answer that the schema refuses fails alone."""
+        if isinstance(answer, Exception):
+            return Outcome(failure=_failure(answer))
+        try:
+            encoded = _encoder.encode(answer)
+            problems = self._output.validate(msgspec.msgpack.decode(encoded))
+        except (TypeError, ValueError, AttributeError, RecursionError) as error:
+            problems = {"_schema": [str(error)]}
+        if problems:
+            log.event("bad_output", 40, problems=str(problems)[:MAX_REASON])
+            return Outcome(failure=Failure(ErrorCode.MODEL_ERROR, "The model's answer does not fit its schema."))
+        return Outcome(result=msgspec.Raw(encoded))
+
+
+def _failure(error: Exception) -> Failure:
+    """Return what the client learns of an exception: the model's own words only where they are about the input."""
+    if isinstance(error, InvalidInput):
+        return Failure(ErrorCode.INVALID_INPUT, str(error)[:MAX_REASON])
+    return Failure(ErrorCode.MODEL_ERROR, "The model raised {}.".format(type(error).__name__))
+
+
+def _since_ms(began: float) -> float:
+    """Return the milliseconds since a moment of the performance counter."""
+    return (time.perf_counter() - began) * 1000
+
+
+class Link:
+    """The socket to the supervisor."""
+
+    def __init__(self, name: str, endpoint: str) -> None:
+        """Connect under the replica's name."""
+        self._socket = zmq.Context.instance().socket(zmq.DEALER)
+        self._socket.setsockopt(zmq.IDENTITY, name.encode())
+        self._socket.setsockopt(zmq.LINGER, 2000)
+        self._socket.setsockopt(zmq.MAXMSGSIZE, messages.MAX_MESSAGE_BYTES)
+        self._socket.connect(endpoint)
+        self._decode = messages.Decoder(messages.ToReplica)
+
+    def say(self, message: messages.FromReplica) -> None:
+        """Send a message; a batch whose outcomes are too large to send becomes a failure."""
+        frame = messages.encode(message)
+        if len(frame) > messages.MAX_MESSAGE_BYTES and isinstance(message, messages.BatchDone):
+            failure = Failure(ErrorCode.MODEL_ERROR, "The model's answer is too large to send.")
+            frame = messages.encode(messages.BatchRaised(message.batch_id, failure, message.inference_ms))
+        self._socket.send(frame)
+
+    def hear(self) -> messages.ToReplica:
+        """Wait for the next message. Raises `ProtocolError`."""
+        return self._decode(self._socket.recv())  # type: ignore[no-any-return]
+
+
+def load(spec: Mapping[str, Any]) -> Any:
+    """Return the model and its identity; imports torch where the model needs an engine."""
+    from ipu_supervisor.engines import load as engines
+
+    file = catalog.find(spec["model"], [pathlib.Path(path) for path in spec["models_path"]])
+    engine = engines.load(
+        spec["task"], spec["checkpoint"], spec["revision"], spec["checkpoints"], spec["device"], spec["dtype"], spec["threads"]
+    )
+    pipeline = older.pipeline_for(file, engine, spec["options"])
+    identity = Identity(file.name)
+    if engine is not None:
+        identity = Identity(file.name, engine.checkpoint, engine.revision, engine.demo, engine.device, engine.dtype)
+    return Model(pipeline, getattr(pipeline, "Output", older.AnyObject)), identity
+
+
+def serve(link: Link, model: Model) -> NoReturn:
+    """Answer batches and probes for ever."""
+    while True:
+        message = link.hear()
+        if isinstance(message, messages.Probe):
+            link.say(messages.ProbeAnswer(message.number))
+        elif isinstance(message, messages.Run):
+            link.say(model.run(message))
+
+
+def prepare(link: Link, spec: Mapping[str, Any]) -> Model:
+    """Load, wait for the turn to compile, compile and warm up. Raises what goes wrong."""
+    link.say(messages.Hello(os.getpid()))
+    model, identity = load(spec)
+    signal.signal(signal.SIGTERM, _leave)
+    link.say(messages.Loaded(identity))
+    while not isinstance(link.hear(), messages.CompileGranted):
+        log.event("unexpected_message", 30, model=spec["model"])
+    began = time.perf_counter()
+    model.compile()
+    link.say(messages.Ready(time.perf_counter() - began))
+    return model
+
+
+def _leave(number: int, frame: Any) -> None:
+    """End on SIGTERM by unwinding, so that devices are given back."""
+    sys.exit(0)
+
+
+def main() -> None:
+    """Run the replica that stdin describes."""
+    spec: Dict[str, Any] = json.load(sys.stdin)
+    die_with_parent(spec["parent"])
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, _leave)
+    log.configure(spec["log_level"], spec["log_format"])
+    link = Link(spec["replica"], spec["endpoint"])
+    try:
+        model = prepare(link, spec)
+    except Exception as error:
+        log.event("replica_unable", 40, replica=spec["replica"], error=repr(error))
+        sys.stderr.flush()
+        link.say(messages.Unable(_reason(error), final=isinstance(error, (catalog.ModelFileError, ProtocolError))))
+        sys.exit(EXIT_UNABLE)
+    serve(link, model)
+
+
+def _reason(error: Exception) -> str:
+    """Return in one line why a replica cannot serve."""
+    lines: List[str] = "{}: {}".format(type(error).__name__, error).splitlines()
+    return " ".join(lines)[:MAX_REASON]
+
+
+if __name__ == "__main__":
+    main()

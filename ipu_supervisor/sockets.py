@@ -1,0 +1,104 @@
+"""The supervisor's sockets: where they lie, who may open them, and the lock that makes this supervisor the only one."""
+
+import fcntl
+import os
+import pathlib
+from typing import IO, Callable, List, Optional
+
+import zmq
+import zmq.auth
+from zmq.auth.thread import ThreadAuthenticator
+
+from ipu_supervisor.config import Config
+from ipu_supervisor.protocol import messages
+
+#: Modes of the run folder, of the socket that the web side opens, and of those that only the supervisor's user may open.
+RUN_DIR_MODE, FRONT_MODE, PRIVATE_MODE = 0o750, 0o660, 0o600
+#: Most messages that may wait in a socket for one peer (chosen: far over what one web thread can send).
+HIGH_WATER_MARK = 10_000
+
+
+class AlreadyRunning(RuntimeError):
+    """Another supervisor holds the lock of this run folder."""
+
+
+class Sockets:
+    """Bound sockets; `close()` leaves no file behind but the lock."""
+
+    def __init__(self, config: Config) -> None:
+        """Store where to bind."""
+        self._config = config
+        self._context = zmq.Context()
+        self._lock: Optional[IO[str]] = None
+        self._authenticator: Optional[ThreadAuthenticator] = None
+        self._files: List[pathlib.Path] = []
+
+    def open(self) -> None:
+        """Take the lock, then bind. Raises `AlreadyRunning`; a second bind on a live `ipc://` path would succeed silently."""
+        folder = self._config.run_dir
+        folder.mkdir(mode=RUN_DIR_MODE, parents=True, exist_ok=True)
+        self._take_lock(folder / "supervisor.lock")
+        self.front = self._bind_front()
+        self.replicas_endpoint = "ipc://{}".format((folder / "replicas.sock").resolve())
+        self.replicas = self._bind(self.replicas_endpoint, PRIVATE_MODE)
+        self.operator = self._bind(operator_endpoint(folder), PRIVATE_MODE)
+
+    def close(self) -> None:
+        """Close everything and remove the socket files."""
+        if self._authenticator is not None:
+            self._authenticator.stop()
+        self._context.destroy(linger=200)
+        for path in self._files:
+            path.unlink(missing_ok=True)
+        if self._lock is not None:
+            self._lock.close()
+
+    def _take_lock(self, path: pathlib.Path) -> None:
+        """Hold an advisory lock for as long as this process lives."""
+        self._lock = path.open("w", encoding="ascii")
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise AlreadyRunning("another supervisor holds {}".format(path)) from None
+
+    def _bind_front(self) -> "zmq.Socket[bytes]":
+        """Bind the socket of the web side, with CURVE where keys are given."""
+        keys = self._config.curve_keys
+        if keys is None or self._config.endpoint.startswith("ipc://"):
+            return self._bind(self._config.endpoint, FRONT_MODE)
+        self._authenticator = ThreadAuthenticator(self._context)
+        self._authenticator.start()
+        self._authenticator.configure_curve(domain="*", location=str(keys / "clients"))
+        public, secret = zmq.auth.load_certificate(str(keys / "supervisor.key_secret"))
+
+        def secure(socket: "zmq.Socket[bytes]") -> None:
+            socket.curve_server = True
+            socket.curve_publickey, socket.curve_secretkey = public, secret
+
+        return self._bind(self._config.endpoint, FRONT_MODE, secure)
+
+    def _bind(
+        self, endpoint: str, mode: int, prepare: Optional[Callable[["zmq.Socket[bytes]"], None]] = None
+    ) -> "zmq.Socket[bytes]":
+        """Bind one ROUTER; an `ipc://` file is never open to more than `mode` says, not even for a moment."""
+        socket = self._context.socket(zmq.ROUTER)
+        socket.setsockopt(zmq.ROUTER_MANDATORY, 1)
+        socket.setsockopt(zmq.MAXMSGSIZE, messages.MAX_MESSAGE_BYTES)
+        socket.setsockopt(zmq.SNDHWM, HIGH_WATER_MARK)
+        socket.setsockopt(zmq.RCVHWM, HIGH_WATER_MARK)
+        socket.setsockopt(zmq.LINGER, 200)
+        if prepare is not None:
+            prepare(socket)
+        umask = os.umask(0o777 & ~mode)
+        try:
+            socket.bind(endpoint)
+        finally:
+            os.umask(umask)
+        if endpoint.startswith("ipc://"):
+            self._files.append(pathlib.Path(endpoint[len("ipc://") :]))
+        return socket
+
+
+def operator_endpoint(run_dir: pathlib.Path) -> str:
+    """Return where the operator's commands go."""
+    return "ipc://{}".format(run_dir / "operator.sock")
