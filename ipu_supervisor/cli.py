@@ -103,7 +103,7 @@ def top(settings: config.Config, given: argparse.Namespace) -> int:
 def command(settings: config.Config, given: argparse.Namespace) -> int:
     """Send one of the operator's verbs and print the answer."""
     wanted = messages.OperatorCommand(given.command, given.model or "", getattr(given, "replicas", 0))
-    socket = zmq.Context.instance().socket(zmq.REQ)
+    socket: zmq.Socket[bytes] = zmq.Context.instance().socket(zmq.REQ)
     socket.setsockopt(zmq.LINGER, 0)
     socket.connect(operator_endpoint(settings.run_dir))
     socket.send(messages.encode(wanted))
@@ -111,7 +111,8 @@ def command(settings: config.Config, given: argparse.Namespace) -> int:
         print("error: no supervisor answers in {}".format(settings.run_dir), file=sys.stderr)
         return EXIT_UNREACHABLE
     try:
-        answer: messages.OperatorAnswer = messages.Decoder(messages.OperatorAnswer)(socket.recv())
+        decode: messages.Decoder[messages.OperatorAnswer] = messages.Decoder(messages.OperatorAnswer)
+        answer = decode(socket.recv())
     except ProtocolError as error:
         print("error: {}".format(error), file=sys.stderr)
         return EXIT_REFUSED

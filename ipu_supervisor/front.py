@@ -24,7 +24,7 @@ class Front:
     def __init__(self, socket: "zmq.Socket[bytes]") -> None:
         """Store the bound ROUTER."""
         self._socket = socket
-        self._decode = messages.Decoder(messages.ToSupervisor)
+        self._decode: messages.Decoder[messages.ToSupervisor] = messages.Decoder(messages.ToSupervisor)
         self._envelopes: Dict[bytes, Envelope] = {}
         #: Replies whose asker was gone, and frames that were no message.
         self.dropped = 0
@@ -78,7 +78,7 @@ class Front:
             self.garbage += 1
             return None
         try:
-            message: Union[Call, Cancel, StatusQuery] = self._decode(frames[-1])
+            message = self._decode(frames[-1])
             check(message)
         except ProtocolError as error:
             self.garbage += 1

@@ -70,7 +70,7 @@ class Supervisor:
     def _prepare(self) -> None:
         """Make the pools and have signals wake the loop."""
         self.front = Front(self.sockets.front)
-        self._decode = messages.Decoder(messages.FromReplica)
+        self._decode: messages.Decoder[messages.FromReplica] = messages.Decoder(messages.FromReplica)
         self._wake, tell = socket.socketpair()
         for end in (self._wake, tell):
             end.setblocking(False)

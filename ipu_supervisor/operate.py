@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 #: Most replicas that `scale` takes, as in `SERVER_MODELS`.
 MOST_REPLICAS = 64
 
-_decode = messages.Decoder(OperatorCommand)
+_decode: messages.Decoder[OperatorCommand] = messages.Decoder(OperatorCommand)
 
 
 def answer_commands(supervisor: "Supervisor", now: float) -> None:
@@ -36,7 +36,7 @@ def answer_commands(supervisor: "Supervisor", now: float) -> None:
 def _obey(supervisor: "Supervisor", frame: bytes, now: float) -> OperatorAnswer:
     """Do what a command says, or say what is wrong with it."""
     try:
-        command: OperatorCommand = _decode(frame)
+        command = _decode(frame)
     except ProtocolError as error:
         return OperatorAnswer(False, str(error))
     if command.model and command.model not in supervisor.pools:

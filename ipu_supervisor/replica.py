@@ -11,7 +11,7 @@ import pathlib
 import signal
 import sys
 import time
-from typing import Any, Callable, Dict, List, Mapping, NoReturn
+from typing import Any, Callable, Dict, List, Mapping, NoReturn, Tuple
 
 import msgspec
 import zmq
@@ -97,12 +97,12 @@ class Link:
 
     def __init__(self, name: str, endpoint: str) -> None:
         """Connect under the replica's name."""
-        self._socket = zmq.Context.instance().socket(zmq.DEALER)
+        self._socket: zmq.Socket[bytes] = zmq.Context.instance().socket(zmq.DEALER)
         self._socket.setsockopt(zmq.IDENTITY, name.encode())
         self._socket.setsockopt(zmq.LINGER, 2000)
         self._socket.setsockopt(zmq.MAXMSGSIZE, messages.MAX_MESSAGE_BYTES)
         self._socket.connect(endpoint)
-        self._decode = messages.Decoder(messages.ToReplica)
+        self._decode: messages.Decoder[messages.ToReplica] = messages.Decoder(messages.ToReplica)
 
     def say(self, message: messages.FromReplica) -> None:
         """Send a message; a batch whose outcomes are too large to send becomes a failure."""
@@ -114,10 +114,10 @@ class Link:
 
     def hear(self) -> messages.ToReplica:
         """Wait for the next message. Raises `ProtocolError`."""
-        return self._decode(self._socket.recv())  # type: ignore[no-any-return]
+        return self._decode(self._socket.recv())
 
 
-def load(spec: Mapping[str, Any]) -> Any:
+def load(spec: Mapping[str, Any]) -> Tuple[Model, Identity]:
     """Return the model and its identity; imports torch where the model needs an engine."""
     from ipu_supervisor.engines import load as engines
 
@@ -129,7 +129,7 @@ def load(spec: Mapping[str, Any]) -> Any:
     identity = Identity(file.name)
     if engine is not None:
         identity = Identity(file.name, engine.checkpoint, engine.revision, engine.demo, engine.device, engine.dtype)
-    return Model(pipeline, getattr(pipeline, "Output", older.AnyObject)), identity
+    return Model(pipeline, pipeline.Output), identity
 
 
 def serve(link: Link, model: Model) -> NoReturn:

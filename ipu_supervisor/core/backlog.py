@@ -13,7 +13,7 @@ class Waiter(NamedTuple):
     """One item of one call."""
 
     call_id: bytes
-    index: int
+    position: int
 
 
 class Computation:

@@ -46,9 +46,9 @@ class Calls:
     def settle(self, waiter: Waiter, outcome: Outcome, timing: Timing, identity: Identity) -> Optional[Reply]:
         """Note one outcome; return the reply when it was the last one open."""
         pending = self._pending.get(waiter.call_id)
-        if pending is None or pending.outcomes[waiter.index] is not None:
+        if pending is None or pending.outcomes[waiter.position] is not None:
             return None
-        pending.outcomes[waiter.index] = outcome
+        pending.outcomes[waiter.position] = outcome
         pending.open -= 1
         if _total(timing) >= _total(pending.timing):
             pending.timing = timing

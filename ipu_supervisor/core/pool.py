@@ -126,8 +126,8 @@ class Pool:
         self.crew.load_s = load_s = now - replica.spawned_at
         self.crew.last_error = ""
         fields = {"model": self.settings.model, "replica": replica.name, "load_s": round(load_s, 3)}
-        actions = [CompileOver(replica.name), LoadMeasured(self.settings.model, load_s), Note("replica_ready", fields)]
-        return actions + self.crew.reconcile(now)
+        measured = LoadMeasured(self.settings.model, load_s)
+        return [CompileOver(replica.name), measured, Note("replica_ready", fields), *self.crew.reconcile(now)]
 
     def _unable(self, replica: Replica, message: Unable) -> List[Action]:
         """Note why a replica could not load; its exit follows."""

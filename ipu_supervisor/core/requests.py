@@ -237,7 +237,7 @@ class Requests:
 
     def _name(self, waiter: Waiter, key: bytes) -> bytes:
         """Return under what the computation for an item is found; a model that is not deterministic shares none."""
-        return key if self._deterministic else waiter.call_id + waiter.index.to_bytes(4, "big")
+        return key if self._deterministic else waiter.call_id + waiter.position.to_bytes(4, "big")
 
 
 def _timing(computation: Computation, inference_ms: float, now: float) -> Timing:

@@ -105,7 +105,7 @@ class SupervisorClient:
         self._endpoint = endpoint
         self._curve_keys = curve_keys
         self._local = threading.local()
-        self._decode = messages.Decoder(messages.ToService)
+        self.decode: messages.Decoder[messages.ToService] = messages.Decoder(messages.ToService)
         self._status_lock = threading.Lock()
         self._status: Union[Status, RequestError, None] = None
         self._status_at = 0.0
@@ -170,10 +170,6 @@ class SupervisorClient:
             return error
         assert isinstance(answer, Status)
         return answer
-
-    def decode(self, frame: bytes) -> Union[Reply, Status, Refusal]:
-        """Return the message in a frame. Raises `ProtocolError`."""
-        return self._decode(frame)  # type: ignore[no-any-return]
 
     def _connection(self) -> _Connection:
         """Return this thread's connection."""

@@ -5,7 +5,7 @@ tag or anything else that does not fit is `ProtocolError`; sizes are bounded bef
 never a method name.
 """
 
-from typing import Dict, List, Optional, Type, TypeVar, Union
+from typing import Any, Dict, Generic, List, Optional, TypeVar, Union
 
 import msgspec
 
@@ -235,14 +235,14 @@ ToService = Union[Reply, Status, Refusal]
 ToReplica = Union[CompileGranted, Run, Probe]
 FromReplica = Union[Hello, Loaded, Ready, Unable, BatchDone, BatchRaised, ProbeAnswer]
 
-M = TypeVar("M")
+T = TypeVar("T")
 _encoder = msgspec.msgpack.Encoder()
 
 
 def encode(message: object) -> bytes:
     """Return the msgpack bytes of a message or a plain value.
 
-    Raises `RequestError`'s cause, `ProtocolError`, for what cannot be encoded: lone surrogates, nesting without end.
+    Raises `ProtocolError` for what cannot be encoded: lone surrogates, nesting without end.
     """
     try:
         return _encoder.encode(message)
@@ -250,19 +250,19 @@ def encode(message: object) -> bytes:
         raise ProtocolError("cannot be encoded: {}".format(error)) from None
 
 
-class Decoder:
+class Decoder(Generic[T]):
     """Decodes one family of messages; anything else is `ProtocolError`."""
 
-    def __init__(self, family: Type[M], max_bytes: int = MAX_MESSAGE_BYTES) -> None:
-        """Prepare the decoder for a union of messages."""
-        self._decoder = msgspec.msgpack.Decoder(family)
+    def __init__(self, family: Any, max_bytes: int = MAX_MESSAGE_BYTES) -> None:
+        """Prepare the decoder for a message type or a union of them."""
+        self._decoder: msgspec.msgpack.Decoder[T] = msgspec.msgpack.Decoder(family)
         self._max_bytes = max_bytes
 
-    def __call__(self, frame: bytes) -> "M":
+    def __call__(self, frame: bytes) -> T:
         """Return the message in `frame`. Raises `ProtocolError`."""
         if len(frame) > self._max_bytes:
             raise ProtocolError("a message of {} bytes; at most {} are taken".format(len(frame), self._max_bytes))
         try:
-            return self._decoder.decode(frame)  # type: ignore[no-any-return]
+            return self._decoder.decode(frame)
         except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError, ValueError) as error:
             raise ProtocolError("not a message: {}".format(error)) from None
