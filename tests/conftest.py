@@ -1,0 +1,153 @@
+"""What every suite shares: waiting for something, a short folder, and child processes that leave nothing behind.
+
+Also runs on Python 3.8, where files that import the web half or torch are left out and named.
+"""
+
+import ast
+import contextlib
+import os
+import pathlib
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from typing import Callable, Dict, Iterator, List, Mapping, Optional, Sequence, Set
+
+import pytest
+
+#: What is there on Python 3.11 only: the web half, this project's tools, torch, and what only they need.
+NOT_ON_38 = frozenset(
+    {"service", "tools", "flask", "werkzeug", "gunicorn", "schemathesis", "selenium", "torch", "transformers", "numpy"}
+)
+#: How often a condition is looked at, seconds (chosen: short against every limit, long against the cost of looking).
+LOOK_EVERY_S = 0.02
+#: How long a child may take to end after SIGTERM before it is killed, seconds (chosen).
+STOP_LIMIT_S = 15.0
+
+_children = pytest.StashKey[List["Child"]]()
+_left_out: Dict[str, str] = {}
+
+
+def pytest_ignore_collect(collection_path: pathlib.Path) -> Optional[bool]:
+    """Leave a file out on Python 3.8 when it imports at its top what is not there."""
+    if sys.version_info >= (3, 9) or collection_path.suffix != ".py" or not collection_path.name.startswith("test_"):
+        return None
+    absent = sorted(_imported(collection_path) & NOT_ON_38)
+    if absent:
+        _left_out[str(collection_path)] = ", ".join(absent)
+    return True if absent else None
+
+
+def pytest_terminal_summary(terminalreporter: "pytest.TerminalReporter") -> None:
+    """Name the files that were left out."""
+    for path, absent in sorted(_left_out.items()):
+        terminalreporter.write_line("NOT ON PYTHON 3.8: {} (imports {})".format(os.path.relpath(path), absent))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Iterator[None]:
+    """Put the logs of a failed test's children into its report."""
+    report = yield
+    if report.failed:  # type: ignore[attr-defined]
+        for child in item.stash.get(_children, []):
+            title = "log of process {} ({})".format(child.pid, " ".join(child.args))
+            report.sections.append((title, child.log_text()))  # type: ignore[attr-defined]
+    return report
+
+
+def _imported(path: pathlib.Path) -> Set[str]:
+    """Return the top-level packages that a file imports at its top level."""
+    nodes = ast.parse(path.read_bytes()).body
+    modules = [alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names]
+    modules += [node.module for node in nodes if isinstance(node, ast.ImportFrom) and node.module]
+    return {module.split(".")[0] for module in modules}
+
+
+class Child:
+    """A process in a session of its own, whose stdout and stderr go to one file."""
+
+    def __init__(self, args: Sequence[str], env: Mapping[str, str], cwd: Optional[str], log: pathlib.Path) -> None:
+        """Start the process."""
+        self.args = [str(arg) for arg in args]
+        self._log = log
+        with log.open("wb") as output:
+            self.process = subprocess.Popen(
+                self.args,
+                env=dict(env),
+                cwd=cwd,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+        self.pid = self.process.pid
+
+    def log_text(self) -> str:
+        """Return what the process and its children have written so far."""
+        return self._log.read_text(encoding="utf-8", errors="replace")
+
+    def wait(self, limit_s: float = STOP_LIMIT_S) -> int:
+        """Wait for the process to end, and return its exit code. Raises `subprocess.TimeoutExpired`."""
+        return self.process.wait(limit_s)
+
+    def terminate(self, limit_s: float = STOP_LIMIT_S) -> int:
+        """Send SIGTERM, wait, kill what is left of its group, and return the exit code."""
+        if self.process.poll() is None:
+            self.process.terminate()
+        try:
+            self.process.wait(limit_s)
+        except subprocess.TimeoutExpired:
+            pass
+        finally:
+            self.kill()
+        return self.process.returncode
+
+    def kill(self) -> None:
+        """Kill the process and everything in its group."""
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(self.pid, signal.SIGKILL)
+        self.process.wait(STOP_LIMIT_S)
+
+
+@pytest.fixture(name="wait_until")
+def wait_until_fixture() -> Callable[..., None]:
+    """Return `wait_until(predicate, limit_s=10.0, what="")`, which fails the test when the limit passes."""
+    return wait_until
+
+
+def wait_until(predicate: Callable[[], object], limit_s: float = 10.0, what: str = "") -> None:
+    """Look at `predicate` until it is true; fail the test when `limit_s` has passed."""
+    limit = time.monotonic() + limit_s
+    pause = threading.Event()
+    while not predicate():
+        if time.monotonic() > limit:
+            pytest.fail("not within {:g} s: {}".format(limit_s, what or getattr(predicate, "__name__", predicate)))
+        pause.wait(LOOK_EVERY_S)
+
+
+@pytest.fixture
+def short_dir() -> Iterator[pathlib.Path]:
+    """Return a new folder with a path short enough for Unix sockets (at most 107 bytes), gone after the test."""
+    root = tempfile.gettempdir()
+    folder = pathlib.Path(tempfile.mkdtemp(prefix="t", dir=root if len(root) < 40 else "/tmp"))
+    yield folder
+    shutil.rmtree(str(folder), ignore_errors=True)
+
+
+@pytest.fixture
+def spawn(request: pytest.FixtureRequest, tmp_path: pathlib.Path) -> Iterator[Callable[..., Child]]:
+    """Return `spawn(args, env=None, cwd=None)`: starts a `Child` that ends with the test; `env` is added to ours."""
+    children: List[Child] = []
+    request.node.stash[_children] = children
+
+    def start(args: Sequence[str], env: Optional[Mapping[str, str]] = None, cwd: Optional[str] = None) -> Child:
+        log = tmp_path / "child-{}.log".format(len(children))
+        children.append(Child(args, {**os.environ, **(env or {})}, cwd, log))
+        return children[-1]
+
+    yield start
+    for child in reversed(children):
+        child.terminate()
