@@ -8,7 +8,7 @@ import ctypes
 import os
 import signal
 import time
-from typing import Any, Dict, List
+from typing import Any, Callable, Dict, List
 
 from marshmallow import Schema, fields, validate
 
@@ -104,7 +104,7 @@ def _raise(answer: Any) -> Any:
 
 
 #: What each fault does with the answer.
-FAULTS = {
+FAULTS: Dict[str, Callable[[Any], Any]] = {
     "crash": _crash,
     "exit": _exit,
     "hang": _hang,
