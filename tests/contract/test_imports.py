@@ -40,7 +40,7 @@ def test_web_half_loads_no_torch_transformers_or_numpy():
 @pytest.mark.parametrize("module", ["ipu_supervisor.cli", "ipu_supervisor.loop", "ipu_supervisor.launchers.local"])
 def test_daemon_loads_no_torch_transformers_numpy_or_web_framework(module):
     modules = loaded_by("import " + module)
-    assert "zmq" in packages(modules)
+    assert module in modules
     assert packages(modules) & (HEAVY | WEB) == set()
 
 
