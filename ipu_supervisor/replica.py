@@ -21,7 +21,7 @@ from ipu_supervisor import log
 from ipu_supervisor.models import catalog, older
 from ipu_supervisor.models.base import InvalidInput
 from ipu_supervisor.protocol import messages
-from ipu_supervisor.protocol.errors import ErrorCode, ProtocolError
+from ipu_supervisor.protocol.errors import ErrorCode
 from ipu_supervisor.protocol.messages import Failure, Identity, Outcome
 
 #: `prctl` option that names the signal a process gets when its parent dies (linux/prctl.h).
@@ -174,9 +174,14 @@ def main() -> None:
     except Exception as error:
         log.event("replica_unable", 40, replica=spec["replica"], error=repr(error))
         sys.stderr.flush()
-        link.say(messages.Unable(_reason(error), final=isinstance(error, (catalog.ModelFileError, ProtocolError))))
+        link.say(messages.Unable(_reason(error), final=_is_final(error)))
         sys.exit(EXIT_UNABLE)
     serve(link, model)
+
+
+def _is_final(error: Exception) -> bool:
+    """Say whether loading again could not help: the model file, or a checkpoint that does not exist."""
+    return isinstance(error, catalog.ModelFileError) or getattr(error, "final", False) is True
 
 
 def _reason(error: Exception) -> str:

@@ -10,6 +10,7 @@ import secrets
 import socket
 import threading
 import time
+import weakref
 from typing import Any, List, Optional, Sequence, Union
 
 import msgspec
@@ -60,6 +61,7 @@ class _Connection:
             self.socket.curve_serverkey = zmq.auth.load_certificate(str(curve_keys / "supervisor.key"))[0]
         self.monitor = self.socket.get_monitor_socket(zmq.EVENT_DISCONNECTED | zmq.EVENT_HANDSHAKE_SUCCEEDED)
         self.socket.connect(endpoint)
+        weakref.finalize(self, _close, self.socket, self.monitor)
 
     def broke(self) -> bool:
         """Say whether the connection broke since the last call."""
@@ -84,6 +86,13 @@ class _Connection:
             return None
 
 
+def _close(socket: "zmq.Socket[bytes]", monitor: "zmq.Socket[bytes]") -> None:
+    """Close the sockets of a thread that has ended."""
+    socket.disable_monitor()
+    monitor.close(linger=0)
+    socket.close(linger=0)
+
+
 _contexts: "dict[int, zmq.Context[zmq.Socket[bytes]]]" = {}
 _contexts_lock = threading.Lock()
 
@@ -100,9 +109,12 @@ def _context() -> "zmq.Context[zmq.Socket[bytes]]":
 class SupervisorClient:
     """What the web side knows of the supervisor."""
 
-    def __init__(self, endpoint: str, curve_keys: Optional[pathlib.Path] = None) -> None:
-        """Store where the supervisor listens; connects when first used."""
+    def __init__(
+        self, endpoint: str, curve_keys: Optional[pathlib.Path] = None, status_age_s: float = STATUS_AGE_S
+    ) -> None:
+        """Store where the supervisor listens, and how long a status is good (seconds); connects when first used."""
         self._endpoint = endpoint
+        self._status_age_s = status_age_s
         self._curve_keys = curve_keys
         self._local = threading.local()
         self.decode: messages.Decoder[messages.ToService] = messages.Decoder(messages.ToService)
@@ -153,7 +165,7 @@ class SupervisorClient:
         if not self._status_lock.acquire(timeout=deadline.remaining_s()):
             raise RequestError(ErrorCode.NOT_READY, "The supervisor does not answer.", 1.0)
         try:
-            if self._status is None or time.monotonic() - self._status_at > STATUS_AGE_S:
+            if self._status is None or time.monotonic() - self._status_at > self._status_age_s:
                 self._status = self._ask_status(deadline)
                 self._status_at = time.monotonic()
         finally:
