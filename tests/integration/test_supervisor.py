@@ -1,0 +1,341 @@
+"""The daemon as its operator sees it: starts, refuses, stops, tells why; and what it does with bad inputs and bad replicas."""
+
+import os
+import pathlib
+import signal
+import socket
+import stat
+import subprocess
+import sys
+import threading
+import time
+
+import msgspec
+import pytest
+
+from ipu_supervisor.protocol.client import SupervisorClient
+from ipu_supervisor.protocol.deadline import Deadline
+from ipu_supervisor.protocol.errors import ClientGone, ErrorCode, RequestError
+from tests.integration.harness import ROOT, Daemon, alive, echo, kill
+
+
+@pytest.fixture
+def daemon(spawn, short_dir, wait_until):
+    """One supervisor with one echo replica that is ready."""
+    daemon = Daemon(spawn, short_dir, echo()).start()
+    wait_until(daemon.ready)
+    return daemon
+
+
+def result(reply):
+    """Return the text of a reply with one good outcome."""
+    (outcome,) = reply.outcomes
+    assert outcome.failure is None, outcome.failure
+    return msgspec.msgpack.decode(outcome.result)["results"]
+
+
+def failure(reply):
+    """Return the code of a reply with one bad outcome."""
+    (outcome,) = reply.outcomes
+    return outcome.failure.code if outcome.failure else None
+
+
+def command(daemon, *arguments):
+    """Run one command of the command line in the daemon's environment."""
+    env = {**os.environ, **daemon.env}
+    args = [sys.executable, "-m", "ipu_supervisor", *arguments]
+    return subprocess.run(args, env=env, cwd=str(ROOT), stdout=subprocess.PIPE, stderr=subprocess.PIPE, timeout=30, check=False)
+
+
+def in_thread(function, *arguments, **named):
+    """Run a function in a thread; return the thread and the list its result (or exception) goes to."""
+    done = []
+
+    def run():
+        try:
+            done.append(function(*arguments, **named))
+        except Exception as error:
+            done.append(error)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    return thread, done
+
+
+def test_ctrl_c_leaves_no_process_and_no_socket(daemon, wait_until):
+    pids = daemon.pids()
+    os.killpg(daemon.child.pid, signal.SIGINT)
+    assert daemon.child.wait() == 0
+    assert not any(alive(pid) for pid in pids)
+    assert not [path for path in daemon.folder.iterdir() if stat.S_ISSOCK(path.stat().st_mode)]
+
+
+def test_sockets_are_open_to_no_more_than_they_must(daemon):
+    modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in daemon.folder.iterdir() if path.is_socket()}
+    assert modes == {"s.sock": 0o660, "replicas.sock": 0o600, "operator.sock": 0o600}
+
+
+def test_a_second_supervisor_is_refused_and_the_first_serves_on(daemon, wait_until):
+    done = command(daemon, "run")
+    assert (done.returncode, b"another supervisor" in done.stderr) == (75, True)
+    assert result(daemon.ask("still here")) == "still here"
+
+
+def test_killed_supervisor_takes_its_replicas_along_even_frozen_ones(daemon, wait_until):
+    (replica,) = daemon.pids()
+    kill(replica, signal.SIGSTOP)
+    kill(daemon.child.pid)
+    wait_until(lambda: not alive(replica))
+    daemon.child.process.wait(10)
+    daemon.start()
+    wait_until(daemon.ready)
+    assert result(daemon.ask("again")) == "again"
+
+
+def test_every_fault_of_the_settings_is_named_at_once(short_dir, spawn):
+    daemon = Daemon(spawn, short_dir, [{"model": "nope"}, {"model": "echo", "replicas": 0, "colour": 1}], LOG_LEVEL="LOUD")
+    done = command(daemon, "run")
+    assert done.returncode == 78
+    for part in (b"nope", b"replicas", b"colour", b"LOG_LEVEL"):
+        assert part in done.stderr
+
+
+def test_a_bad_model_file_stops_the_start_with_a_code_of_its_own(short_dir, spawn):
+    (short_dir / "odd.py").write_text("x = 1\n", encoding="utf-8")
+    daemon = Daemon(spawn, short_dir, [{"model": "odd"}], MODELS_PATH=str(short_dir))
+    done = command(daemon, "run")
+    assert (done.returncode, b"class Pipeline" in done.stderr) == (65, True)
+
+
+def test_too_few_devices_stop_the_start(short_dir, spawn):
+    done = command(Daemon(spawn, short_dir, echo(device="ipu", replicas=3)), "run")
+    assert (done.returncode, b"echo needs 3" in done.stderr) == (69, True)
+
+
+def test_an_unknown_model_is_refused(daemon):
+    with pytest.raises(RequestError) as refused:
+        daemon.client.call("nobody", [{}], [1], Deadline.after(5))
+    assert refused.value.code is ErrorCode.UNKNOWN_MODEL
+
+
+@pytest.mark.parametrize(
+    ("fault", "code"),
+    [
+        ("raise", ErrorCode.MODEL_ERROR),
+        ("invalid", ErrorCode.INVALID_INPUT),
+        ("bad_output", ErrorCode.MODEL_ERROR),
+        ("bad_length", ErrorCode.MODEL_ERROR),
+        ("crash", ErrorCode.POISON),
+        ("exit", ErrorCode.POISON),
+    ],
+)
+def test_a_bad_input_gets_its_code_and_the_next_one_its_answer(daemon, fault, code):
+    assert failure(daemon.ask("bad", fault=fault)) is code
+    assert result(daemon.ask("good")) == "good"
+
+
+def test_poison_is_refused_within_a_second_of_its_second_death_and_then_at_the_door(daemon):
+    assert failure(daemon.ask("venom", fault="exit")) is ErrorCode.POISON
+    assert daemon.executions()["venom"] == 2
+    assert failure(daemon.ask("venom", fault="exit")) is ErrorCode.POISON
+    assert daemon.executions()["venom"] == 2
+
+
+def test_a_hang_in_native_code_is_killed_and_answered_and_others_are_served(spawn, short_dir, wait_until):
+    daemon = Daemon(spawn, short_dir, echo(batch_limit_s=1)).start()
+    wait_until(daemon.ready)
+    thread, done = in_thread(daemon.ask, "hung", limit_s=30, fault="hang", client=SupervisorClient(daemon.endpoint))
+    wait_until(lambda: daemon.executions()["hung"] == 1)
+    assert result(daemon.ask("behind it", limit_s=30)) == "behind it"
+    thread.join(40)
+    assert failure(done[0]) is ErrorCode.POISON
+
+
+def test_why_a_replica_died_is_told(daemon, wait_until):
+    daemon.ask("bye", fault="exit")
+    wait_until(lambda: daemon.model().replicas[0].last_exit)
+    assert daemon.model().replicas[0].last_exit == "exited with code 41"
+    shown = command(daemon, "status").stdout.decode()
+    assert "exited with code 41" in shown
+
+
+def test_a_request_longer_than_its_limit_fails_at_the_limit(daemon):
+    began = time.monotonic()
+    with pytest.raises(RequestError) as late:
+        daemon.ask("slow", limit_s=1, delay_ms=3000)
+    assert late.value.code is ErrorCode.DEADLINE_EXCEEDED
+    assert 0.99 <= time.monotonic() - began <= 1.5
+
+
+def test_ten_abandoned_jobs_cost_at_most_one_execution(daemon):
+    def abandon(number):
+        ours, theirs = socket.socketpair()
+        timer = threading.Timer(0.3, theirs.close)
+        timer.start()
+        items = [{"text": "job {}".format(number), "delay_ms": 1000}]
+        client = SupervisorClient(daemon.endpoint)
+        try:
+            client.call("echo", items, [1], Deadline.after(30), client_socket=ours)
+        finally:
+            timer.join()
+            ours.close()
+
+    jobs = [in_thread(abandon, number) for number in range(10)]
+    for thread, _ in jobs:
+        thread.join(30)
+    assert all(isinstance(done[0], ClientGone) for _, done in jobs)
+    began = time.monotonic()
+    assert result(daemon.ask("trivial")) == "trivial"
+    assert time.monotonic() - began <= 1.2
+    assert sum(count for text, count in daemon.executions().items() if text.startswith("job")) <= 1
+
+
+def test_nobody_waits_beside_an_idle_replica(spawn, short_dir, wait_until):
+    daemon = Daemon(spawn, short_dir, echo(replicas=2)).start()
+    wait_until(lambda: daemon.ready(2))
+    thread, _ = in_thread(daemon.ask, "long", delay_ms=3000, client=SupervisorClient(daemon.endpoint))
+    wait_until(lambda: daemon.executions()["long"])
+    began = time.monotonic()
+    for number in range(6):
+        daemon.ask("short {}".format(number))
+    assert time.monotonic() - began < 1.5
+    thread.join(10)
+
+
+def test_equal_requests_in_flight_run_once(daemon, wait_until):
+    asked = [
+        in_thread(daemon.ask, "same", delay_ms=700, client=SupervisorClient(daemon.endpoint)) for _ in range(8)
+    ]
+    for thread, _ in asked:
+        thread.join(10)
+    assert [result(done[0]) for _, done in asked] == ["same"] * 8
+    assert daemon.executions()["same"] == 1
+
+
+def test_a_full_backlog_refuses_with_a_time_to_come_back(spawn, short_dir, wait_until):
+    daemon = Daemon(spawn, short_dir, echo(max_backlog=2)).start()
+    wait_until(daemon.ready)
+    daemon.ask("first", delay_ms=300)
+    waiting = [
+        in_thread(daemon.ask, "wait {}".format(number), delay_ms=500, client=SupervisorClient(daemon.endpoint))
+        for number in range(3)
+    ]
+    wait_until(lambda: daemon.model().backlog == 2)
+    with pytest.raises(RequestError) as refused:
+        daemon.ask("one too many")
+    assert refused.value.code is ErrorCode.OVERLOADED
+    assert 0 < refused.value.retry_after_s < 5
+    for thread, _ in waiting:
+        thread.join(10)
+
+
+def test_a_bad_item_fails_alone_in_its_batch(spawn, short_dir, wait_until):
+    daemon = Daemon(spawn, short_dir, echo(max_batch_size=8)).start()
+    wait_until(daemon.ready)
+    items = [{"text": str(number), "fault": "raise" if number == 2 else ""} for number in range(5)]
+    reply = daemon.client.call("echo", items, [1] * 5, Deadline.after(10))
+    assert [outcome.failure.code if outcome.failure else None for outcome in reply.outcomes] == [
+        None, None, ErrorCode.MODEL_ERROR, None, None
+    ]  # fmt: skip
+
+
+def test_a_replica_that_cannot_load_is_failed_with_its_reason_and_others_serve(spawn, short_dir, wait_until):
+    (short_dir / "broken.py").write_text(
+        "class Pipeline:\n    def __init__(self):\n        raise OSError('no weights here')\n"
+        "    def __call__(self, inputs):\n        return inputs\n",
+        encoding="utf-8",
+    )
+    daemon = Daemon(spawn, short_dir, [*echo(), {"model": "broken"}], MODELS_PATH=str(short_dir)).start()
+    wait_until(daemon.ready)
+    wait_until(lambda: "FAILED" in [replica.state for replica in daemon.status().models[1].replicas], limit_s=60)
+    broken = daemon.status().models[1]
+    assert (broken.ready, "no weights here" in broken.reason) == (False, True)
+    assert result(daemon.ask("fine")) == "fine"
+    with pytest.raises(RequestError) as refused:
+        daemon.client.call("broken", [{}], [1], Deadline.after(5))
+    assert refused.value.code is ErrorCode.NOT_READY
+
+
+def test_an_older_model_file_serves_unchanged(spawn, short_dir, wait_until):
+    (short_dir / "older_one.py").write_text(
+        "class Pipeline:\n    def __init__(self):\n        self.n = 0\n    def compile(self):\n        self.n = 1\n"
+        "    def __call__(self, inputs: dict) -> dict:\n        return {'n': self.n, **inputs}\n",
+        encoding="utf-8",
+    )
+    daemon = Daemon(spawn, short_dir, [{"model": "older_one"}], MODELS_PATH=str(short_dir)).start()
+    wait_until(daemon.ready)
+    (outcome,) = daemon.client.call("older_one", [{"a": "b"}], [1], Deadline.after(10)).outcomes
+    assert msgspec.msgpack.decode(outcome.result) == {"n": 1, "a": "b"}
+
+
+def test_reload_and_scale_lose_no_request(daemon, wait_until):
+    (first,) = daemon.pids()
+    thread, done = in_thread(daemon.ask, "in flight", delay_ms=1500, client=SupervisorClient(daemon.endpoint))
+    wait_until(lambda: daemon.executions()["in flight"])
+    assert command(daemon, "reload", "echo").returncode == 0
+    wait_until(lambda: not alive(first))
+    thread.join(10)
+    assert result(done[0]) == "in flight"
+    assert daemon.executions()["in flight"] == 1
+    assert command(daemon, "scale", "echo", "3").returncode == 0
+    wait_until(lambda: daemon.ready(3))
+    assert command(daemon, "scale", "echo", "1").returncode == 0
+    wait_until(lambda: len(daemon.pids()) == 1)
+
+
+def test_drain_answers_what_was_accepted_and_refuses_what_comes(daemon, wait_until):
+    thread, done = in_thread(daemon.ask, "accepted", delay_ms=800, client=SupervisorClient(daemon.endpoint))
+    wait_until(lambda: daemon.executions()["accepted"])
+    assert command(daemon, "drain").returncode == 0
+    with pytest.raises(RequestError) as refused:
+        daemon.ask("late")
+    assert refused.value.code is ErrorCode.DRAINING
+    thread.join(10)
+    assert result(done[0]) == "accepted"
+
+
+def test_an_operator_verb_on_the_inference_socket_is_garbage(daemon):
+    import zmq
+
+    from ipu_supervisor.protocol import messages
+
+    with zmq.Context() as context, context.socket(zmq.REQ) as asking:
+        asking.linger = 0
+        asking.connect(daemon.endpoint)
+        asking.send(messages.encode(messages.OperatorCommand("drain")))
+        assert asking.poll(5000)
+        answer = messages.Decoder(messages.ToService)(asking.recv())
+    assert answer.failure.code is ErrorCode.PROTOCOL
+    assert result(daemon.ask("unmoved")) == "unmoved"
+
+
+def test_check_config_says_what_would_be_served(daemon):
+    done = command(daemon, "check-config")
+    assert (done.returncode, b"POST /echo" in done.stdout) == (0, True)
+
+
+def test_a_call_waits_for_a_model_that_is_loading(spawn, short_dir, wait_until):
+    daemon = Daemon(spawn, short_dir, echo(options={"load_delay_s": 1})).start()
+    wait_until(lambda: pathlib.Path(str(daemon.folder / "s.sock")).exists())
+    assert result(daemon.ask("patience", limit_s=20)) == "patience"
+
+
+def test_tcp_beyond_loopback_needs_keys_and_works_with_them(spawn, short_dir, wait_until):
+    bare = Daemon(spawn, short_dir, echo(), SUPERVISOR_ENDPOINT="tcp://192.0.2.1:5555")
+    assert b"SUPERVISOR_CURVE_KEYS" in command(bare, "run").stderr
+    made = command(Daemon(spawn, short_dir, echo()), "keys", str(short_dir / "keys"))
+    assert made.returncode == 0
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    endpoint = "tcp://127.0.0.1:{}".format(port)
+    keys = short_dir / "keys"
+    env = {"SUPERVISOR_ENDPOINT": endpoint, "SUPERVISOR_CURVE_KEYS": str(keys), "SUPERVISOR_RUN_DIR": str(short_dir)}
+    daemon = Daemon(spawn, short_dir, echo(), **env)
+    daemon.client = SupervisorClient(endpoint, keys, status_age_s=0)
+    daemon.start()
+    wait_until(daemon.ready)
+    assert result(daemon.ask("sealed")) == "sealed"
+    with pytest.raises(RequestError) as refused:
+        daemon.ask("in the clear", limit_s=2, client=SupervisorClient(endpoint))
+    assert refused.value.code is ErrorCode.NOT_READY
