@@ -18,11 +18,14 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 
 from ipu_supervisor import config
+from ipu_supervisor.protocol.client import SupervisorClient
+from ipu_supervisor.protocol.deadline import Deadline
+from ipu_supervisor.protocol.errors import RequestError
 
 #: How long the halves may take to finish what they have begun, seconds (chosen: above the default budget of a request).
 STOP_LIMIT_S = 40.0
-#: How often the halves and the health route are looked at, seconds (chosen).
-LOOK_EVERY_S = 0.2
+#: How often the halves are looked at, and how long each may take to say how it is, seconds (chosen).
+LOOK_EVERY_S, ANSWER_LIMIT_S = 0.2, 1.0
 #: Settings that are not set anywhere get these values here: a person watches, and the machine may have no network.
 DEFAULTS = {"CHECKPOINTS": "auto", "LOG_FORMAT": "text"}
 #: What `prctl` calls "send me this signal when my parent dies" (linux/prctl.h).
@@ -68,7 +71,7 @@ class Halves:
                     env=self._environ,
                     stdin=subprocess.DEVNULL,
                     start_new_session=True,
-                    # Safe: this process has one thread.
+                    # Safe: no other thread runs yet.
                     preexec_fn=_end_with_parent if sys.platform == "linux" else None,  # noqa: PLW1509
                 )
 
@@ -113,31 +116,38 @@ class Halves:
 class Announcer:
     """Tells once where the documentation is, and once that every model answers."""
 
-    def __init__(self, host: str, port: int) -> None:
-        """Store where the web half listens."""
-        self._host, self._port = host, port
-        self._pending = {
-            "/health/startup": f"documentation: http://{host}:{port}/docs (models answer once they are ready)",
-            "/health/readiness": f"ready: every model answers at http://{host}:{port}",
-        }
+    def __init__(self, host: str, port: int, supervisor: SupervisorClient) -> None:
+        """Store where the two halves are found."""
+        self._host, self._port, self._supervisor = host, port, supervisor
+        url = f"http://{host}:{port}"
+        self._pending = [
+            (self._documented, f"documentation: {url}/docs (a model answers once it is ready)"),
+            (self._ready, f"ready: every model answers at {url}"),
+        ]
 
     def __call__(self) -> None:
-        """Look at the next health route that has not said yes yet."""
-        for path, sentence in list(self._pending.items())[:1]:
-            if self._ok(path):
-                say(sentence)
-                del self._pending[path]
+        """Look at what has not come true yet, one after the other."""
+        if self._pending and self._pending[0][0]():
+            say(self._pending.pop(0)[1])
 
-    def _ok(self, path: str) -> bool:
-        """Say whether a health route answers 200."""
-        connection = http.client.HTTPConnection(self._host, self._port, timeout=2)
+    def _documented(self) -> bool:
+        """Say whether the web half is up."""
+        connection = http.client.HTTPConnection(self._host, self._port, timeout=ANSWER_LIMIT_S)
         try:
-            connection.request("GET", path)
+            connection.request("GET", "/health/startup")
             return connection.getresponse().status == http.client.OK
         except (OSError, http.client.HTTPException):
             return False
         finally:
             connection.close()
+
+    def _ready(self) -> bool:
+        """Say whether every model is ready: asked of the supervisor, because the web half would log each time."""
+        try:
+            models = self._supervisor.status(Deadline.after(ANSWER_LIMIT_S)).models
+        except RequestError:
+            return False
+        return bool(models) and all(model.ready for model in models)
 
 
 def say(sentence: str) -> None:
@@ -171,7 +181,8 @@ def main() -> int:
     }
     host = "127.0.0.1" if settings.bind in ("0.0.0.0", "::", "") else settings.bind
     say("starting both halves; Ctrl-C stops them")
-    return Halves(commands, environ).run(Announcer(host, settings.port))
+    supervisor = SupervisorClient(settings.config.endpoint, settings.config.curve_keys)
+    return Halves(commands, environ).run(Announcer(host, settings.port, supervisor))
 
 
 def _end_with_parent() -> None:

@@ -44,9 +44,7 @@ def run_halves(spawn, wait_until, short_dir):
     """Start the runner on stand-ins, and wait until `ready` of them have said so."""
 
     def start(ready=2, **commands):
-        # `id` stands for the look: any callable; the runner calls it without an argument only when nothing ended.
-        code = RUNNER.replace("run(id)", "run(lambda: None)")
-        child = spawn([sys.executable, "-c", code, json.dumps(commands)], {"MARK": str(short_dir)}, cwd=str(ROOT))
+        child = spawn([sys.executable, "-c", RUNNER, json.dumps(commands)], {"MARK": str(short_dir)}, cwd=str(ROOT))
         wait_until(lambda: child.log_text().count("sleeper") >= ready)
         return child
 
@@ -112,7 +110,7 @@ def test_settings_of_the_user_win_over_the_defaults_of_make_run(monkeypatch, tmp
 
 @pytest.fixture
 def make_run(spawn, wait_until, short_dir):
-    """Start `make run` with the echo model in a process group of its own, as a terminal does; nothing may be left of it."""
+    """Start `make run` with the echo model in a process group of its own, as a terminal does; nothing may be left."""
     if not shutil.which("make"):
         pytest.skip("no make here")
 
@@ -131,7 +129,7 @@ def make_run(spawn, wait_until, short_dir):
 
     yield start
     wait_until(lambda: not carrying(str(short_dir)), 60, what="no process is left")
-    assert [path.name for path in short_dir.glob("*.sock")] == []
+    assert [path.name for path in short_dir.rglob("*.sock")] == []
 
 
 def test_make_run_names_the_documentation_and_answers(make_run, wait_until):
@@ -165,13 +163,12 @@ def test_interrupt_while_a_model_loads_stops_both_halves(make_run, wait_until, m
     assert "ready: every model answers" not in child.log_text()
 
 
-def test_a_taken_port_ends_make_run_with_an_error(make_run, wait_until):
+def test_a_taken_port_ends_make_run_with_an_error(make_run, wait_until, short_dir):
     child = make_run()
     wait_until(lambda: "documentation:" in child.log_text(), 30)
-    second = make_run(
-        SERVER_PORT=child.url.rpartition(":")[2], SUPERVISOR_ENDPOINT="ipc://{}/t.sock".format(ROOT / ".run")
-    )
-    assert second.wait(60) != 0
+    endpoint = "ipc://{}/second/s.sock".format(short_dir)
+    second = make_run(SERVER_PORT=child.url.rpartition(":")[2], SUPERVISOR_ENDPOINT=endpoint)
+    assert second.wait(60) == 2
     assert "the web half ended with exit code 1" in second.log_text()
     child.terminate(60)
 
