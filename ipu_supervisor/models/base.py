@@ -8,6 +8,10 @@ from typing import Any, ClassVar, Dict, List, Mapping, Optional, Type
 
 from marshmallow import INCLUDE, Schema, ValidationError, fields, validate
 
+#: A text with something to read in it. The class is spelled out because `\s` alone means another set of characters in
+#: Python, in ECMAScript (which OpenAPI's patterns are) and in other tools; this is the union of their white space.
+NOT_BLANK = r"[\s\S]*[^\s\x1c-\x1f\x85\ufeff]"
+
 
 class InvalidInput(ValueError):
     """Raised by a model file for an input that cannot be served, with a sentence that says what to do."""
@@ -46,11 +50,24 @@ def text_field(description: str, example: str) -> fields.String:
         required=True,
         validate=[
             validate.Length(min=1),
-            validate.Regexp(r"[\s\S]*\S", error="Must hold more than white space."),
+            validate.Regexp(NOT_BLANK, error="Must hold more than white space."),
             encodable,
         ],
         metadata={"description": description, "example": example, "limited": True},
     )
+
+
+class WholeNumber(fields.Integer):
+    """An integer as JSON Schema means it: `2` and `2.0` are the same number; `"2"`, `2.5` and `true` are none."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        """Refuse everything but whole numbers."""
+        super().__init__(strict=True, **kwargs)
+
+    def _deserialize(self, value: Any, attr: Any, data: Any, **kwargs: Any) -> Any:
+        """Return the number. Raises `ValidationError`."""
+        whole = int(value) if isinstance(value, float) and value.is_integer() else value
+        return super()._deserialize(whole, attr, data, **kwargs)
 
 
 class BasePipeline:

@@ -12,7 +12,7 @@ from typing import Any, Callable, Dict, List
 
 from marshmallow import Schema, fields, validate
 
-from ipu_supervisor.models.base import BasePipeline, InvalidInput, OptionsSchema, encodable
+from ipu_supervisor.models.base import BasePipeline, InvalidInput, OptionsSchema, WholeNumber, encodable
 
 #: What an input may ask for; done only where `faults` is on.
 FAULT_NAMES = ("crash", "exit", "hang", "raise", "invalid", "bad_output", "bad_length")
@@ -22,7 +22,7 @@ class EchoInput(Schema):
     """A text, and what is to go wrong on the way (only where `faults` is on)."""
 
     text = fields.String(required=True, validate=[validate.Length(max=100_000), encodable], metadata={"example": "hello"})
-    delay_ms = fields.Integer(load_default=0, strict=True, validate=validate.Range(0, 600_000))
+    delay_ms = WholeNumber(load_default=0, validate=validate.Range(0, 600_000))
     fault = fields.String(load_default="", validate=validate.OneOf(["", *FAULT_NAMES]))
 
 
