@@ -1,0 +1,73 @@
+"""What the web side knows of the supervisor: the client's interface, and the last status it saw.
+
+Decides nothing about HTTP. Shared by all threads of one worker.
+"""
+
+import pathlib
+import socket
+import threading
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+from ipu_supervisor.protocol.deadline import Deadline
+from ipu_supervisor.protocol.errors import RequestError
+from ipu_supervisor.protocol.messages import ModelStatus, Reply, Status
+
+#: Longest that anyone waits for a status, seconds (chosen: health must answer before an orchestrator's probe gives up at 1 s).
+STATUS_LIMIT_S = 0.5
+
+
+class Client(Protocol):
+    """What `ipu_supervisor.protocol.client.SupervisorClient` does for the web side; tests hand in a stub."""
+
+    def call(
+        self,
+        model: str,
+        items: Sequence[Any],
+        sizes: Sequence[int],
+        deadline: Deadline,
+        *,
+        request_id: str = "",
+        traceparent: str = "",
+        client_socket: socket.socket | None = None,
+    ) -> Reply:
+        """Return one outcome per item. Raises `RequestError` for the call as a whole, `ClientGone` when nobody listens."""
+
+    def status(self, deadline: Deadline) -> Status:
+        """Return a status at most 1 s old. Raises `RequestError` when the supervisor cannot be reached."""
+
+
+class Standing:
+    """How the supervisor stands, as far as this worker knows."""
+
+    def __init__(self, client: Client) -> None:
+        """Store the client."""
+        self._client = client
+        self._asking = threading.Lock()
+        self._last: dict[str, ModelStatus] = {}
+
+    def status(self) -> Status:
+        """Return the present status. Raises `RequestError` within `STATUS_LIMIT_S`."""
+        status = self._client.status(Deadline.after(STATUS_LIMIT_S))
+        self._last = {model.model: model for model in status.models}
+        return status
+
+    def expected_wait_s(self, model: str) -> float:
+        """Return the supervisor's last known estimate for `model`, seconds; at most one thread asks anew, the others never wait."""
+        if self._asking.acquire(blocking=False):
+            try:
+                self.status()
+            except RequestError:
+                self._last = {}
+            finally:
+                self._asking.release()
+        known = self._last.get(model)
+        return known.expected_wait_s if known else 0.0
+
+
+def connect(endpoint: str, curve_keys: pathlib.Path | None) -> Client:
+    """Return the real client. Its sockets are made by the threads that use them, so this is safe before a fork."""
+    from ipu_supervisor.protocol.client import SupervisorClient
+
+    client: Client = SupervisorClient(endpoint, curve_keys)
+    return client

@@ -1,0 +1,42 @@
+"""Reads a request's body and checks it against a schema: strict JSON, bounded, and never a 5xx for what a client sent."""
+
+from typing import Any
+
+import flask
+import msgspec
+from marshmallow import Schema, ValidationError
+from webargs.flaskparser import FlaskParser
+from werkzeug.exceptions import HTTPException
+
+from ipu_supervisor.protocol.errors import ErrorCode, RequestError
+from service.errors import HttpCode, HttpError, InvalidFields
+
+
+class BodyParser(FlaskParser):
+    """The parser behind `Blueprint.arguments`."""
+
+    def load_json(self, req: flask.Request, schema: Schema) -> Any:
+        """Return what the body holds. Raises what is answered 400, 413, 415 or 422."""
+        if req.mimetype != "application/json" or req.headers.get("Content-Encoding", "identity") != "identity":
+            raise HttpError(HttpCode.UNSUPPORTED_MEDIA_TYPE)
+        try:
+            return msgspec.json.decode(_read(req))
+        except RecursionError:
+            raise RequestError(ErrorCode.INVALID_INPUT, "The body is nested too deeply.") from None
+        except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+            raise HttpError(HttpCode.BAD_JSON, f"The body is not JSON: {error}") from None
+
+    def handle_error(self, error: ValidationError, *args: Any, **kwargs: Any) -> Any:
+        """Name the fields at fault in the one error shape."""
+        messages = error.normalized_messages()
+        raise InvalidFields(messages.get("json", messages))
+
+
+def _read(req: flask.Request) -> bytes:
+    """Return the whole body. A chunked one that is too large, broken or cut short raises a 4xx here, not a 5xx."""
+    try:
+        return req.get_data(cache=False)
+    except HTTPException:
+        raise
+    except Exception as error:
+        raise HttpError(HttpCode.BAD_REQUEST, f"The body could not be read: {type(error).__name__}.") from error

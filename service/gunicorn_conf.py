@@ -1,0 +1,110 @@
+"""How Gunicorn runs the web side: `gunicorn -c service/gunicorn_conf.py`. The master process executes this file.
+
+Overload is refused by us with 429 and a time to come back, and nowhere else: threads exceed the inference permits, and neither
+`worker_connections` nor `backlog` is ever what fills up first. `GUNICORN_CMD_ARGS` wins over everything here.
+"""
+
+import os
+import pathlib
+import resource
+import shutil
+import socket
+import struct
+import sys
+import tempfile
+from typing import Any
+
+from gunicorn.glogging import Logger
+
+from ipu_supervisor.config import ConfigError
+from service import log
+from service.permits import Permits, permits_of
+from service.settings import SPARE_THREADS, Settings
+
+try:
+    settings = Settings.from_env()
+except ConfigError as error:
+    print(f"The settings are wrong:\n{error}", file=sys.stderr)
+    sys.exit(error.exit_code)
+
+#: Longest silence while a client sends its headers or body, and while it takes its answer, seconds (chosen: a phone's network
+#: recovers in less). Put on the listening sockets, from which Linux lets connections inherit it.
+SILENCE_LIMIT_S = 10
+
+wsgi_app = "service.wsgi:app"
+bind = settings.address()
+workers = settings.workers
+worker_class = "gthread"
+threads = settings.threads + SPARE_THREADS
+#: Open connections that one worker takes, idle ones included (chosen: far more than it has threads, so that it never stops
+#: accepting while someone waits to be told 429), and the kernel's queue before that.
+worker_connections = 16 * 1024
+backlog = 4096
+#: Seconds an idle connection is kept (longer than the 60 s of common load balancers, which must be first to close).
+keepalive = 65
+#: Seconds that a stopping worker has for the requests it holds.
+graceful_timeout = int(settings.request_limit_s) + 5
+preload_app = False
+control_socket_disable = True
+worker_tmp_dir = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
+accesslog = None
+loglevel = settings.config.log_level.lower()
+
+
+class logger_class(Logger):  # type: ignore[misc]  # noqa: N801  # Gunicorn has no types; the name is its setting's
+    """Gunicorn's own log lines in our shape."""
+
+    def setup(self, cfg: Any) -> None:
+        """Give every handler our formatter."""
+        super().setup(cfg)
+        for handler in self.error_log.handlers:
+            handler.setFormatter(log.formatter(settings.config.log_format))
+
+
+def on_starting(server: Any) -> None:
+    """Make the folder in which workers share their figures, and allow as many open files as connections need."""
+    server.figures = tempfile.mkdtemp(prefix="model-server-metrics-", dir=worker_tmp_dir)
+    os.environ["PROMETHEUS_MULTIPROC_DIR"] = server.figures
+    wanted = worker_connections + 1024
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted if hard == resource.RLIM_INFINITY else min(wanted, hard), hard))
+
+
+def when_ready(server: Any) -> None:
+    """Limit silent clients, and say where the documentation is."""
+    for listener in server.LISTENERS:
+        for option in (socket.SO_RCVTIMEO, socket.SO_SNDTIMEO):
+            listener.sock.setsockopt(socket.SOL_SOCKET, option, struct.pack("ll", SILENCE_LIMIT_S, 0))
+    server.log.info("listening: documentation at http://localhost:%d/docs", settings.port)
+
+
+def pre_fork(server: Any, worker: Any) -> None:
+    """Give a worker the first free number: its figures live in a file of that number, so a restarted worker counts on."""
+    taken = {other.number for other in server.WORKERS.values()}
+    worker.number = next(number for number in range(len(taken) + 1) if number not in taken)
+
+
+def post_fork(server: Any, worker: Any) -> None:
+    """Log in our shape, and count in the file of the worker's number."""
+    from prometheus_client import values
+
+    log.configure(settings.config.log_level, settings.config.log_format)
+    values.ValueClass = values.MultiProcessValue(lambda: worker.number)  # type: ignore[no-untyped-call, misc]
+
+
+def post_worker_init(worker: Any) -> None:
+    """Derive the permits from the threads that the worker really has: `GUNICORN_CMD_ARGS` may have changed them."""
+    worker.wsgi.extensions["face"].permits = Permits(permits_of(worker.cfg.threads))
+
+
+def child_exit(server: Any, worker: Any) -> None:
+    """Forget what a dead worker was doing; what it counted stays."""
+    from prometheus_client.multiprocess import mark_process_dead
+
+    mark_process_dead(worker.number, server.figures)  # type: ignore[no-untyped-call]
+
+
+def on_exit(server: Any) -> None:
+    """Remove the figures' folder."""
+    shutil.rmtree(pathlib.Path(server.figures), ignore_errors=True)
