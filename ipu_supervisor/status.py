@@ -44,7 +44,7 @@ def _model(supervisor: "Supervisor", name: str, pool: Pool, now: float) -> Model
         load_s=crew.load_s or 0.0,
         last_error=crew.last_error,
         last_stderr=[line for replica in crew.all() for line in supervisor.launcher.last_words(replica.place)] if failing else [],
-        counters=_counters(supervisor, pool),
+        counters=_counters(pool, now),
     )
 
 
@@ -59,9 +59,9 @@ def _replica(supervisor: "Supervisor", replica, now: float) -> ReplicaStatus:  #
     )
 
 
-def _counters(supervisor: "Supervisor", pool: Pool) -> Dict[str, float]:
+def _counters(pool: Pool, now: float) -> Dict[str, float]:
     """Return what was counted since the supervisor started."""
     counts = {name: float(count) for name, count in pool.requests.counts.items()}
-    counts.update(pool.requests.quarantine.counts())
+    counts.update(pool.requests.quarantine.counts(now))
     counts["restarts"] = float(pool.crew.restarts)
     return counts

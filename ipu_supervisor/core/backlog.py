@@ -4,7 +4,8 @@ One computation may have many waiters (equal requests share it); the last waiter
 """
 
 import collections
-from typing import Deque, Dict, Iterator, List, NamedTuple, Optional
+import itertools
+from typing import Dict, Iterator, List, NamedTuple
 
 import msgspec
 
@@ -37,56 +38,38 @@ class Computation:
 
 
 class Backlog:
-    """A queue with removal from the middle. Removed computations are skipped when they come up."""
+    """A queue with removal from the middle."""
 
     def __init__(self) -> None:
         """Begin empty."""
-        self._queue: Deque[Computation] = collections.deque()
-        self._live: Dict[int, Computation] = {}
+        self._queue: "collections.OrderedDict[Computation, None]" = collections.OrderedDict()
         self.size = 0
 
     def __len__(self) -> int:
         """Return how many computations wait."""
-        return len(self._live)
+        return len(self._queue)
 
     def __iter__(self) -> Iterator[Computation]:
         """Yield what waits, first to run first."""
-        return (item for item in self._queue if id(item) in self._live)
+        return iter(self._queue)
 
     def append(self, computation: Computation) -> None:
         """Put a new computation at the end."""
-        self._add(computation)
-        self._queue.append(computation)
+        self._queue[computation] = None
+        self.size += computation.size
 
     def put_back(self, computations: List[Computation]) -> None:
         """Put computations that must run again at the front, in their order."""
         for computation in reversed(computations):
-            self._add(computation)
-            self._queue.appendleft(computation)
+            self.append(computation)
+            self._queue.move_to_end(computation, last=False)
 
     def remove(self, computation: Computation) -> None:
-        """Take one out: it is dispatched, or nobody waits for it any more."""
-        if self._live.pop(id(computation), None) is not None:
+        """Take one out, if it is there: it is dispatched, or nobody waits for it any more."""
+        if computation in self._queue:
+            del self._queue[computation]
             self.size -= computation.size
-        while self._queue and id(self._queue[0]) not in self._live:
-            self._queue.popleft()
-        if len(self._queue) > 2 * len(self._live) + 16:
-            self._queue = collections.deque(self)
 
     def head(self, most: int) -> List[Computation]:
         """Return the first `most` computations."""
-        first: List[Computation] = []
-        for computation in self:
-            if len(first) == most:
-                break
-            first.append(computation)
-        return first
-
-    def oldest(self) -> Optional[Computation]:
-        """Return the computation that runs first."""
-        return next(iter(self), None)
-
-    def _add(self, computation: Computation) -> None:
-        """Count a computation as waiting."""
-        self._live[id(computation)] = computation
-        self.size += computation.size
+        return list(itertools.islice(self._queue, most))

@@ -23,6 +23,13 @@ class Cost(NamedTuple):
         """Return the cost of `count` items, each padded to `longest` tokens."""
         return self.fixed + count * longest * self.per_token
 
+    def work(self, count: int, tokens: int) -> float:
+        """Return the cost of `count` items with `tokens` tokens in all, in full batches without padding."""
+        batches = -(-count // self.max_batch)
+        if self.max_tokens is not None:
+            batches = max(batches, -(-tokens // self.max_tokens))
+        return self.fixed * batches + self.per_token * tokens
+
     def fits(self, count: int, longest: int) -> bool:
         """Say whether a batch obeys the limits."""
         return count <= self.max_batch and (self.max_tokens is None or count * longest <= self.max_tokens)

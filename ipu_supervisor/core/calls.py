@@ -6,6 +6,9 @@ from typing import Dict, Iterator, List, Optional, Tuple
 from ipu_supervisor.core.backlog import Waiter
 from ipu_supervisor.protocol.messages import Identity, Outcome, Reply, Timing
 
+#: Deadlines of answered calls that are kept at most, beyond as many as calls wait (chosen: clearing them costs little).
+SLACK = 64
+
 
 class Pending:
     """One call: its outcomes so far, `None` where an item is still open."""
@@ -42,6 +45,9 @@ class Calls:
         """Take a call into the table."""
         self._pending[pending.call_id] = pending
         heapq.heappush(self._deadlines, (pending.deadline, pending.call_id))
+        if len(self._deadlines) > 2 * len(self._pending) + SLACK:
+            self._deadlines = [(waiting.deadline, waiting.call_id) for waiting in self._pending.values()]
+            heapq.heapify(self._deadlines)
 
     def settle(self, waiter: Waiter, outcome: Outcome, timing: Timing, identity: Identity) -> Optional[Reply]:
         """Note one outcome; return the reply when it was the last one open."""
@@ -78,16 +84,21 @@ class Calls:
         """Return the calls whose budget is over; they stay until they are settled."""
         late: List[bytes] = []
         while self._deadlines and self._deadlines[0][0] <= now:
-            call_id = heapq.heappop(self._deadlines)[1]
-            if call_id in self._pending:
+            moment, call_id = heapq.heappop(self._deadlines)
+            if self._is_due(moment, call_id):
                 late.append(call_id)
         return late
 
     def next_deadline(self) -> Optional[float]:
         """Return the earliest deadline of a pending call."""
-        while self._deadlines and self._deadlines[0][1] not in self._pending:
+        while self._deadlines and not self._is_due(*self._deadlines[0]):
             heapq.heappop(self._deadlines)
         return self._deadlines[0][0] if self._deadlines else None
+
+    def _is_due(self, moment: float, call_id: bytes) -> bool:
+        """Say whether a pending call ends at this moment: one sent again after its answer has another."""
+        pending = self._pending.get(call_id)
+        return pending is not None and pending.deadline == moment
 
     def ids(self) -> List[bytes]:
         """Return the ids of all pending calls."""

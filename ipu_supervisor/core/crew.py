@@ -88,12 +88,13 @@ class Crew:
     def hopeful(self) -> bool:
         """Say whether any replica computes or may come to."""
         failed = sum(replica.state is State.FAILED for replica in self._members(True))
-        return self.usable() > 0 or failed < self.wanted
+        return failed < self.wanted or any(replica.state is not State.FAILED for replica in self._members(False))
 
     def idle(self) -> Optional[Replica]:
-        """Return a replica that can take a batch now: the one heard last, of the newest generation first."""
+        """Return a replica that can take a batch now: one that owes no answer, the newest, the one heard last."""
         ready = [replica for replica in self.places.values() if replica.state is State.READY]
-        return max(ready, key=lambda replica: (replica.probe_sent_at is None, replica.generation), default=None)
+        rank = [(replica.probe_sent_at is None, replica.generation, replica.heard_at) for replica in ready]
+        return ready[rank.index(max(rank))] if ready else None
 
     def ready_in_s(self, now: float) -> float:
         """Return the estimated seconds until the first replica is READY; 0 when nothing is known."""
@@ -179,7 +180,10 @@ class Crew:
         """Let a replica finish what is aboard, then stop it for good."""
         replica.leaving = True
         if replica.state is State.BUSY:
+            since = replica.since
             replica.happened(Event.DRAIN, now)
+            # What is aboard keeps its limit.
+            replica.since = since
         return [] if replica.state is State.DRAINING else self.stop(replica, now, "leaving")
 
     def exited(self, replica: Replica, how: str, now: float) -> List[Action]:
@@ -192,8 +196,7 @@ class Crew:
             del self.places[replica.place]
             return actions
         self.restarts += 1
-        if replica.ready_at is not None or not self.last_error:
-            self.last_error = "{}: {}".format(replica.name, how)
+        self.last_error = replica.reason or "{}: {}".format(replica.name, how)
         replica.not_before = now + replica.backoff.died(replica.strike)
         if not replica.backoff.hopeless():
             replica.happened(Event.BACK_OFF, now)
@@ -242,10 +245,16 @@ class Crew:
         current, older = self._members(True), self._members(False)
         usable = sum(replica.state in USABLE for replica in current)
         kept = max(0, self.wanted - usable)
-        if not self.settings.room_for_both and older and len(current) + len(older) >= self.wanted and usable == len(current):
+        if (
+            not self.settings.room_for_both
+            and older
+            and len(current) + len(older) >= self.wanted
+            and usable == len(current)
+        ):
             kept = min(kept, self.wanted - len(current) - 1)
-        by_need = sorted(current, key=lambda replica: replica.state in USABLE, reverse=True)
-        return older[max(0, kept) :] + by_need[self.wanted :]
+        for members in (current, older):
+            members.sort(key=lambda replica: replica.state in USABLE, reverse=True)
+        return older[max(0, kept) :] + current[self.wanted :]
 
     def _fill(self, now: float) -> None:
         """Make places until there are as many of the newest generation as wanted and the devices have room."""

@@ -7,6 +7,7 @@ import itertools
 from typing import List, Optional, Union
 
 from ipu_supervisor.core.actions import Action, CompileOver, LoadMeasured, Note, Send, WantCompile
+from ipu_supervisor.core.admission import Capacity
 from ipu_supervisor.core.backlog import Computation
 from ipu_supervisor.core.crew import STALE_S, Crew, PoolSettings
 from ipu_supervisor.core.replica import WITHOUT_PROCESS, Event, Replica, State, WrongTransition
@@ -29,6 +30,7 @@ from ipu_supervisor.protocol.messages import (
 
 #: When to come back to a model that drains, and to one that failed, seconds (chosen).
 DRAINING_RETRY_S, FAILED_RETRY_S = 5.0, 30.0
+HOPELESS = Failure(ErrorCode.NOT_READY, "The model failed; its state is in /models.", FAILED_RETRY_S)
 
 
 class Pool:
@@ -38,7 +40,7 @@ class Pool:
         """Begin with as many replicas as wanted, each due to be started."""
         self.settings = settings
         self.crew = Crew(settings, now)
-        self.requests = Requests(Identity(settings.model), settings.max_backlog, settings.deterministic)
+        self.requests = Requests(Identity(settings.model), settings.cost, settings.max_backlog, settings.deterministic)
         self.draining = False
         self._batch_ids = itertools.count(1)
 
@@ -50,8 +52,8 @@ class Pool:
         if failure is not None:
             return [self.requests.refuse(call, failure)]
         usable = self.crew.usable()
-        ready_in_s = 0.0 if usable else self.crew.ready_in_s(now)
-        return self.requests.admit(call, now, usable, ready_in_s) + self._dispatch(now)
+        capacity = Capacity(usable, self.crew.idle() is not None, 0.0 if usable else self.crew.ready_in_s(now))
+        return self.requests.admit(call, now, capacity) + self._dispatch(now)
 
     def cancel(self, call_id: bytes) -> List[Action]:
         """Forget a call that nobody waits for."""
@@ -61,9 +63,7 @@ class Pool:
         """Say why no call is taken at all, if none is."""
         if self.draining:
             return Failure(ErrorCode.DRAINING, "The model takes no new requests.", DRAINING_RETRY_S)
-        if not self.crew.hopeful():
-            return Failure(ErrorCode.NOT_READY, "The model failed; its state is in /models.", FAILED_RETRY_S)
-        return None
+        return None if self.crew.hopeful() else HOPELESS
 
     def _dispatch(self, now: float) -> List[Action]:
         """Give every idle replica a batch while anything waits that somebody still waits for."""
@@ -72,7 +72,7 @@ class Pool:
             replica = self.crew.idle()
             if replica is None:
                 break
-            batch = self.requests.next_batch(self.settings.cost, now)
+            batch = self.requests.next_batch(now)
             replica.aboard, replica.batch_id = batch, next(self._batch_ids)
             if now >= replica.heard_at + STALE_S:
                 actions += self.crew.probe(replica, now)
@@ -131,7 +131,7 @@ class Pool:
 
     def _unable(self, replica: Replica, message: Unable) -> List[Action]:
         """Note why a replica could not load; its exit follows."""
-        self.crew.last_error = message.reason
+        self.crew.last_error = replica.reason = message.reason
         if message.final:
             replica.backoff.give_up()
         fields = {"model": self.settings.model, "replica": replica.name, "reason": message.reason}
@@ -177,13 +177,11 @@ class Pool:
         actions, overdue = self.crew.watch(now)
         for replica in overdue:
             actions += self._abandon(replica, now)
-            why = "overdue in {}".format(replica.state.value)
-            self.crew.last_error = "{}: {}".format(replica.name, why)
-            actions += self.crew.stop(replica, now, why)
+            replica.reason = "{}: overdue in {}".format(replica.name, replica.state.value)
+            actions += self.crew.stop(replica, now, replica.reason)
         actions += self.crew.reconcile(now)
-        failure = None if self.draining else self.closed()
-        if failure is not None:
-            actions += self.requests.abandon(failure)
+        if not self.crew.hopeful():
+            actions += self.requests.abandon(HOPELESS)
         return actions + self._dispatch(now)
 
     def wake_at(self) -> Optional[float]:

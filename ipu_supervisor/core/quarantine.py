@@ -23,7 +23,7 @@ class Quarantine:
         deaths = self.deaths(key, now) + 1
         self._deaths[key] = (deaths, now + MEMORY_S)
         self._deaths.move_to_end(key)
-        while len(self._deaths) > MOST:
+        while len(self._deaths) > MOST or next(iter(self._deaths.values()))[1] <= now:
             self._deaths.popitem(last=False)
         return deaths >= POISON_DEATHS
 
@@ -45,6 +45,7 @@ class Quarantine:
         """Forget an input that was answered."""
         self._deaths.pop(key, None)
 
-    def counts(self) -> Dict[str, float]:
+    def counts(self, now: float) -> Dict[str, float]:
         """Return figures for the status."""
-        return {"quarantined": float(sum(deaths >= POISON_DEATHS for deaths, _ in self._deaths.values()))}
+        refused = [until for deaths, until in self._deaths.values() if deaths >= POISON_DEATHS and until > now]
+        return {"quarantined": float(len(refused))}

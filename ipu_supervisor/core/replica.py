@@ -56,7 +56,7 @@ TRANSITIONS: Dict[State, Dict[Event, State]] = {
     S.DRAINING: {E.STOP: S.STOPPING, E.EXITED: S.STOPPED},
     S.STOPPING: {E.EXITED: S.STOPPED},
     S.STOPPED: {E.BACK_OFF: S.BACKOFF, E.GIVE_UP: S.FAILED},
-    S.BACKOFF: {E.SPAWN: S.STARTING, E.EXITED: S.STOPPED},
+    S.BACKOFF: {E.SPAWN: S.STARTING},
     S.FAILED: {},
 }
 #: A replica in one of these computes, or is about to.
@@ -85,20 +85,19 @@ class Replica:
         self.name = place
         self.backoff = Backoff()
         self.spawned_at = now
-        self.pid = 0
         self.identity: Optional[Identity] = None
         self.aboard: List[Computation] = []
         self.batch_id = 0
         self.heard_at = now
-        self.probe = 0
         self.probe_sent_at: Optional[float] = None
-        self.kill_sent = False
         self.ready_at: Optional[float] = None
         #: This life's end counts towards giving up: it never was READY, or died with innocent work aboard.
         self.strike = True
         #: Do not start again once it has stopped: drained, scaled away or replaced by a newer generation.
         self.leaving = False
         self.last_exit = ""
+        #: Why this life ends, where that is known better than by how the process exits.
+        self.reason = ""
 
     def happened(self, event: Event, now: float) -> None:
         """Go to the next state. Raises `WrongTransition`."""
@@ -120,8 +119,7 @@ class Replica:
         self.life += 1
         self.name = "{}.{}".format(self.place, self.life)
         self.spawned_at = self.heard_at = now
-        self.pid = 0
-        self.kill_sent = False
         self.ready_at = None
         self.strike = True
         self.probe_sent_at = None
+        self.reason = ""

@@ -5,14 +5,14 @@ Knows calls, computations and the backlog; nothing of replicas beyond "these com
 
 import collections
 import hashlib
-from typing import Counter, Dict, List, Optional, Sequence
+from typing import Counter, Dict, List, Sequence
 
 from ipu_supervisor.core.actions import Action, Answer, Note
+from ipu_supervisor.core.admission import Admission, Capacity, Load
 from ipu_supervisor.core.backlog import Backlog, Computation, Waiter
 from ipu_supervisor.core.batching import WINDOW, Cost, choose
 from ipu_supervisor.core.calls import Calls, Pending
 from ipu_supervisor.core.quarantine import Quarantine
-from ipu_supervisor.core.rate import ServiceRate
 from ipu_supervisor.protocol.errors import ErrorCode
 from ipu_supervisor.protocol.messages import Call, Failure, Identity, Outcome, Reply, Timing
 
@@ -24,32 +24,32 @@ DIED = Failure(ErrorCode.REPLICA_DIED, "The model process died, and no time was 
 class Requests:
     """All that waits for one model."""
 
-    def __init__(self, identity: Identity, max_backlog: int, deterministic: bool) -> None:
-        """Store the bounds; `identity` answers for the model until a replica gives a better one."""
+    def __init__(self, identity: Identity, cost: Cost, max_backlog: int, deterministic: bool) -> None:
+        """Store the settings; `identity` answers for the model until a replica gives a better one."""
         self.identity = identity
         self.backlog = Backlog()
         self.calls = Calls()
-        self.rate = ServiceRate()
+        self.admission = Admission(cost, max_backlog)
         self.quarantine = Quarantine()
         self.counts: Counter[str] = collections.Counter()
-        self.flying = 0
-        self._max_backlog = max_backlog
+        self.flying = Load()
+        self._cost = cost
         self._deterministic = deterministic
         self._shared: Dict[bytes, Computation] = {}
 
     # ---- the door ----------------------------------------------------------------------------------------------------
 
-    def admit(self, call: Call, now: float, usable: int, ready_in_s: float) -> List[Action]:
-        """Take a call in whole, or refuse it whole.
-
-        `usable`: replicas that compute now; `ready_in_s`: when the first will, if none does.
-        """
-        keys = [self._key(call, index) for index in range(len(call.items))]
+    def admit(self, call: Call, now: float, capacity: Capacity) -> List[Action]:
+        """Take a call in whole, or refuse it whole."""
+        budget_s = call.budget_ms / 1000
+        if budget_s <= 0:
+            return [self.refuse(call, EXPIRED)]
+        keys = [hashlib.blake2b(bytes(item), digest_size=16).digest() for item in call.items]
         fresh = self._fresh(call, keys, now)
-        refusal = self._refusal(call, fresh, usable, ready_in_s)
+        refusal = self.admission.refusal(budget_s, fresh, self.flying, self._waiting(), capacity) if fresh else None
         if refusal is not None:
             return [self.refuse(call, refusal)]
-        self.calls.add(Pending(call.call_id, now + call.budget_ms / 1000, keys))
+        self.calls.add(Pending(call.call_id, now + budget_s, keys))
         actions: List[Action] = []
         for index, key in enumerate(keys):
             actions += self._enter(call, index, key, now)
@@ -62,11 +62,11 @@ class Requests:
 
     def expected_wait_s(self, usable: int) -> float:
         """Return the estimated seconds until a new request would begin to run."""
-        return self.rate.seconds(self.backlog.size + self.flying) / max(usable, 1)
+        return self.admission.seconds(self.flying, self._waiting(), usable)
 
-    def _key(self, call: Call, index: int) -> bytes:
-        """Return what makes two items equal: their bytes."""
-        return hashlib.blake2b(bytes(call.items[index]), digest_size=16).digest()
+    def _waiting(self) -> Load:
+        """Return how much waits."""
+        return Load(len(self.backlog), self.backlog.size)
 
     def _fresh(self, call: Call, keys: List[bytes], now: float) -> List[int]:
         """Return the sizes of the items that would need a computation of their own."""
@@ -78,26 +78,6 @@ class Requests:
                 sizes.append(size)
             seen.add(key)
         return sizes
-
-    def _refusal(self, call: Call, fresh: List[int], usable: int, ready_in_s: float) -> Optional[Failure]:
-        """Say why a call cannot be taken, if it cannot."""
-        budget_s = call.budget_ms / 1000
-        if budget_s <= 0:
-            return EXPIRED
-        if not fresh:
-            return None
-        wait_s = self.expected_wait_s(usable)
-        excess = len(self.backlog) + len(fresh) - self._max_backlog
-        if excess > 0:
-            per_item_s = wait_s / max(1, len(self.backlog))
-            return Failure(ErrorCode.OVERLOADED, "Too many requests wait; come back later.", excess * per_item_s)
-        if not usable and ready_in_s > budget_s:
-            return Failure(ErrorCode.NOT_READY, "The model is still being prepared.", ready_in_s - budget_s)
-        own_s = self.rate.seconds(sum(fresh)) / max(usable, 1)
-        if wait_s > 0 and ready_in_s + wait_s + own_s > budget_s:
-            late_s = ready_in_s + wait_s + own_s - budget_s
-            return Failure(ErrorCode.OVERLOADED, "The time limit cannot be met with what waits already.", late_s)
-        return None
 
     def _enter(self, call: Call, index: int, key: bytes, now: float) -> List[Action]:
         """Make one item wait: for a computation of its own, or for an equal one that is there already."""
@@ -160,28 +140,31 @@ class Requests:
 
     # ---- batches -----------------------------------------------------------------------------------------------------
 
-    def next_batch(self, cost: Cost, now: float) -> List[Computation]:
+    def next_batch(self, now: float) -> List[Computation]:
         """Take the next batch out of the backlog."""
-        batch = choose(self.backlog.head(1 if cost.max_batch == 1 else WINDOW * cost.max_batch), cost, now)
+        window = 1 if self._cost.max_batch == 1 else WINDOW * self._cost.max_batch
+        batch = choose(self.backlog.head(window), self._cost, now)
         for computation in batch:
             self.backlog.remove(computation)
             computation.dispatched = now
             computation.in_flight = True
-            self.flying += computation.size
+        self.flying = self.flying.plus([computation.size for computation in batch])
         return batch
 
     def answered(
         self, batch: List[Computation], outcomes: Sequence[Outcome], inference_ms: float, identity: Identity, now: float
     ) -> List[Action]:
         """Hand every computation's outcome to its waiters."""
-        if batch:
-            self.rate.measured(now - batch[0].dispatched, sum(computation.size for computation in batch))
+        longest = max(computation.size for computation in batch)
+        self.admission.measured(now - batch[0].dispatched, len(batch), longest)
         actions: List[Action] = []
         for computation, outcome in zip(batch, outcomes):
             self.counts["computed"] += 1
             self.quarantine.acquit(computation.key)
             self._land(computation)
-            actions += self._settle(list(computation.waiters), outcome, _timing(computation, inference_ms, now), identity)
+            actions += self._settle(
+                list(computation.waiters), outcome, _timing(computation, inference_ms, now), identity
+            )
         return actions
 
     def raised(
@@ -197,8 +180,9 @@ class Requests:
         """Run again, alone, what was aboard a replica that died; refuse what killed twice."""
         actions: List[Action] = []
         innocent: List[Computation] = []
+        poison = {key for key in {computation.key for computation in batch} if self.quarantine.died(key, now)}
         for computation in batch:
-            if not self.quarantine.died(computation.key, now):
+            if computation.key not in poison:
                 innocent.append(computation)
                 continue
             self.counts["poison"] += 1
@@ -222,7 +206,7 @@ class Requests:
     def _land(self, computation: Computation) -> None:
         """Note that a computation is no longer in flight."""
         computation.in_flight = False
-        self.flying -= computation.size
+        self.flying = Load(self.flying.items - 1, self.flying.tokens - computation.size)
         self._unindex(computation)
 
     def _settle(self, waiters: List[Waiter], outcome: Outcome, timing: Timing, identity: Identity) -> List[Action]:

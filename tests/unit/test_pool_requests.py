@@ -1,0 +1,392 @@
+"""Named histories of requests: dispatch, admission, waiting for a model on its way, coalescing, bad items."""
+
+import pytest
+
+from ipu_supervisor.core import actions
+from ipu_supervisor.core.batching import filling
+from ipu_supervisor.core.replica import State
+from ipu_supervisor.protocol.errors import ErrorCode
+from ipu_supervisor.protocol.messages import BatchDone, Outcome, Unable
+from tests.unit.histories import History
+
+
+def ready(**settings):
+    return History(**settings).boot_all()
+
+
+# ---- dispatch --------------------------------------------------------------------------------------------------------
+
+
+def test_a_lone_request_never_waits_for_company():
+    history = ready(cost=filling(8))
+    history.call("a")
+    assert history.aboard() == {"m-1.1": ["a"]}
+
+
+def test_no_request_waits_beside_an_idle_replica():
+    history = ready(replicas=2)
+    for text in "abc":
+        history.call(text)
+    assert sorted(history.aboard().values()) == [["a"], ["b"]]
+    history.answer("m-2.1")
+    assert sorted(history.aboard().values()) in ([["a"], ["c"]], [["b"], ["c"]])
+
+
+def test_a_busy_replica_is_sent_nothing_and_takes_all_that_fits_when_it_is_free():
+    history = ready(cost=filling(4))
+    calls = [history.call(text) for text in "abcdefg"]
+    assert history.aboard() == {"m-1.1": ["a"]}
+    history.answer()
+    assert history.aboard() == {"m-1.1": ["b", "c", "d", "e"]}
+    history.answer_all()
+    assert [history.results(call) for call in calls] == [[text] for text in "abcdefg"]
+
+
+def test_a_request_that_waited_for_the_model_runs_as_soon_as_it_is_ready():
+    history = History()
+    call = history.call("a")
+    assert history.results(call) == []
+    history.boot_all()
+    assert history.aboard() == {"m-1.1": ["a"]}
+
+
+def test_the_outcomes_of_a_call_come_in_the_order_of_its_items():
+    history = ready(replicas=3)
+    call = history.call("a", "b", "c")
+    for name in ("m-3.1", "m-1.1", "m-2.1"):
+        history.answer(name)
+    assert history.results(call) == ["a", "b", "c"]
+
+
+def test_the_reply_tells_who_computed_and_where_the_time_went():
+    history = ready()
+    history.call("a")
+    call = history.call("b")
+    history.pass_time(0.25)
+    history.answer()
+    history.pass_time(0.125)
+    history.answer()
+    reply = history.replies[call]
+    assert reply.identity.checkpoint == "checkpoint"
+    assert (reply.timing.queue_ms, reply.timing.batch_ms, reply.timing.inference_ms) == (250.0, 124.0, 1.0)
+
+
+# ---- admission -------------------------------------------------------------------------------------------------------
+
+
+def test_a_full_backlog_refuses_with_the_time_after_which_there_is_room():
+    history = ready(max_backlog=4)
+    history.call("warm")
+    history.pass_time(2)
+    history.answer()
+    for text in "abcde":
+        history.call(text)
+    # Five items at the measured 2 s each are before it, four of them in the backlog: 2.5 s for each place in it.
+    assert history.refusal(history.call("f")) == (ErrorCode.OVERLOADED, 2.5)
+    assert history.waiting() == list("bcde")
+
+
+def test_a_call_that_does_not_fit_is_refused_whole():
+    history = ready(max_backlog=3)
+    history.call("a")
+    history.call("b")
+    refused = history.call("c", "d", "e")
+    assert history.results(refused) == [ErrorCode.OVERLOADED] * 3
+    assert history.waiting() == ["b"]
+    assert history.results(history.call("c", "d")) == []
+
+
+def test_equal_items_of_a_call_take_one_place_in_the_backlog():
+    history = ready(max_backlog=1)
+    history.call("a")
+    assert history.results(history.call("b", "b", "b")) == []
+
+
+def test_a_budget_that_cannot_be_met_is_refused_at_the_door_and_says_when_it_could():
+    history = ready()
+    history.call("warm")
+    history.pass_time(2)
+    history.answer()
+    for text in "abc":
+        history.call(text)
+    # Three items before it and its own take 8 s at the measured 2 s each.
+    assert history.refusal(history.call("d", budget_s=5)) == (ErrorCode.OVERLOADED, pytest.approx(3.0))
+    assert history.results(history.call("e", budget_s=8.5)) == []
+
+
+def test_while_no_rate_is_measured_every_call_that_fits_is_taken():
+    history = ready()
+    for text in "abcdefgh":
+        assert history.results(history.call(text, budget_s=0.1)) == []
+
+
+def test_a_slow_model_still_tries_a_lone_request_with_a_short_budget():
+    history = ready()
+    history.call("warm")
+    history.pass_time(20)
+    history.answer()
+    assert history.results(history.call("a", budget_s=1)) == []
+    assert history.aboard() == {"m-1.1": ["a"]}
+
+
+def test_a_request_is_not_refused_beside_an_idle_replica_because_another_is_busy():
+    history = ready(replicas=2)
+    history.call("warm")
+    history.pass_time(20)
+    history.answer()
+    history.call("a")
+    assert history.results(history.call("b", budget_s=5)) == []
+    assert len(history.running) == 2
+
+
+def test_a_lone_request_on_a_batching_device_does_not_make_it_look_slow():
+    history = ready(cost=filling(32))
+    history.call("warm")
+    history.pass_time(1)
+    history.answer()
+    calls = [history.call(str(number), budget_s=10) for number in range(64)]
+    assert not any(history.results(call) for call in calls)
+    # One batch aboard, two in the backlog, one second each.
+    assert history.pool.requests.expected_wait_s(1) == pytest.approx(3.0)
+
+
+def test_no_budget_is_refused_as_too_late():
+    history = ready()
+    assert history.refusal(history.call("a", budget_s=0)).code is ErrorCode.DEADLINE_EXCEEDED
+
+
+def test_expired_items_are_answered_at_their_deadline_and_never_dispatched():
+    history = ready()
+    history.call("a")
+    late = history.call("b", budget_s=1)
+    history.pass_time(0.999)
+    assert history.results(late) == []
+    history.pass_time(0.001)
+    assert history.results(late) == [ErrorCode.DEADLINE_EXCEEDED]
+    history.answer()
+    assert history.running == {}
+
+
+def test_an_item_that_expires_as_a_replica_becomes_free_is_not_dispatched():
+    history = ready()
+    history.call("a")
+    late = history.call("b", budget_s=1)
+    history.now += 1.0
+    history.answer()
+    assert history.running == {}
+    assert history.results(late) == [ErrorCode.DEADLINE_EXCEEDED]
+
+
+def test_only_the_open_items_of_a_call_expire():
+    history = ready()
+    call = history.call("a", "b", budget_s=1)
+    history.answer()
+    history.pass_time(1)
+    assert history.results(call) == ["a", ErrorCode.DEADLINE_EXCEEDED]
+
+
+# ---- not ready, failed, draining -------------------------------------------------------------------------------------
+
+
+def test_a_call_waits_for_a_model_on_its_way_when_its_budget_covers_the_expected_load():
+    history = History(load_s=10.0)
+    assert history.results(history.call("a", budget_s=11)) == []
+
+
+def test_a_call_whose_budget_does_not_cover_the_expected_load_is_refused_with_the_rest_of_it():
+    history = History(load_s=10.0)
+    history.pass_time(4)
+    assert history.refusal(history.call("a", budget_s=2)) == (ErrorCode.NOT_READY, 4.0)
+
+
+def test_an_unknown_load_time_lets_every_call_wait():
+    history = History()
+    assert history.results(history.call("a", budget_s=0.5)) == []
+
+
+def test_the_expected_load_is_the_last_measured_one():
+    history = History()
+    history.boot("m-1.1", load_s=20)
+    assert history.loads == [20.0]
+    history.dies("m-1.1")
+    assert history.refusal(history.call("a", budget_s=5)) == (ErrorCode.NOT_READY, 15.0)
+
+
+def test_a_failed_model_refuses_at_once_and_answers_those_who_wait():
+    history = History()
+    waiting = history.call("a")
+    history.says("m-1.1", Unable("no such checkpoint", final=True))
+    history.dies("m-1.1")
+    assert history.refusal(waiting).code is ErrorCode.NOT_READY
+    assert history.refusal(history.call("b")) == (ErrorCode.NOT_READY, 30.0)
+
+
+def test_a_draining_model_refuses_at_once_and_answers_what_it_accepted():
+    history = ready()
+    calls = [history.call("a"), history.call("b")]
+    history.perform(history.pool.drain())
+    assert history.refusal(history.call("c")) == (ErrorCode.DRAINING, 5.0)
+    assert not history.pool.drained()
+    history.answer_all()
+    assert [history.results(call) for call in calls] == [["a"], ["b"]]
+    assert history.pool.drained()
+
+
+def test_a_model_that_fails_while_it_drains_answers_those_who_wait_at_once():
+    history = History()
+    call = history.call("a")
+    history.perform(history.pool.drain())
+    history.says("m-1.1", Unable("no such checkpoint", final=True))
+    history.dies("m-1.1")
+    assert history.results(call) == [ErrorCode.NOT_READY]
+    assert history.pool.drained()
+
+
+def test_a_reload_ends_a_drain():
+    history = ready()
+    history.perform(history.pool.drain())
+    history.perform(history.pool.reload(history.now))
+    assert history.results(history.call("a")) == []
+
+
+# ---- coalescing ------------------------------------------------------------------------------------------------------
+
+
+def test_equal_items_run_once_and_every_call_gets_the_answer():
+    history = ready()
+    history.call("warm")
+    calls = [history.call("a"), history.call("b", "a"), history.call("a", "a")]
+    history.answer_all()
+    assert [history.results(call) for call in calls] == [["a"], ["b", "a"], ["a", "a"]]
+    assert history.pool.requests.counts["computed"] == 3
+
+
+def test_an_equal_item_joins_a_computation_that_is_already_aboard():
+    history = ready()
+    history.call("a")
+    joined = history.call("a")
+    history.answer()
+    assert history.results(joined) == ["a"]
+    assert history.running == {}
+
+
+def test_a_waiter_that_cancels_leaves_the_computation_to_the_others():
+    history = ready()
+    history.call("warm")
+    gone, stays = history.call("a"), history.call("a")
+    history.cancel(gone)
+    history.answer_all()
+    assert history.results(stays) == ["a"]
+    assert history.results(gone) == []
+
+
+def test_the_last_waiter_takes_the_computation_along():
+    history = ready()
+    history.call("warm")
+    first, second = history.call("a"), history.call("a")
+    history.cancel(first)
+    assert history.waiting() == ["a"]
+    history.cancel(second)
+    assert history.waiting() == []
+    history.answer()
+    assert history.running == {}
+
+
+def test_a_waiter_that_expires_leaves_the_computation_to_the_one_with_the_latest_deadline():
+    history = ready()
+    history.call("warm")
+    short, long = history.call("a", budget_s=1), history.call("a", budget_s=5)
+    history.pass_time(2)
+    assert history.results(short) == [ErrorCode.DEADLINE_EXCEEDED]
+    history.answer_all()
+    assert history.results(long) == ["a"]
+
+
+def test_models_that_are_not_deterministic_compute_every_item():
+    history = ready(deterministic=False)
+    calls = [history.call("a"), history.call("a", "a")]
+    history.answer_all()
+    assert [history.results(call) for call in calls] == [["a"], ["a", "a"]]
+    assert history.pool.requests.counts["computed"] == 3
+
+
+def test_a_cancelled_computation_that_is_aboard_can_be_joined_again():
+    history = ready()
+    history.cancel(history.call("a"))
+    again = history.call("a")
+    history.answer()
+    assert history.results(again) == ["a"]
+
+
+def test_cancelling_an_unknown_call_does_nothing():
+    history = ready()
+    history.cancel(b"0" * 16)
+    assert history.pool.requests.counts["cancelled"] == 0
+
+
+# ---- bad items -------------------------------------------------------------------------------------------------------
+
+
+def batch_of_three():
+    history = ready(cost=filling(4))
+    history.call("warm")
+    calls = [history.call(text) for text in "abc"]
+    history.answer()
+    assert history.aboard() == {"m-1.1": ["a", "b", "c"]}
+    return history, calls
+
+
+def test_a_batch_that_raises_is_run_singly_and_only_the_culprit_fails():
+    history, calls = batch_of_three()
+    history.raises()
+    for text in "abc":
+        assert history.aboard() == {"m-1.1": [text]}
+        history.raises() if text == "b" else history.answer()
+    assert [history.results(call) for call in calls] == [["a"], [ErrorCode.MODEL_ERROR], ["c"]]
+
+
+def test_items_of_a_batch_that_raised_do_not_mix_with_new_ones():
+    history, _ = batch_of_three()
+    history.call("d")
+    history.raises()
+    assert history.aboard() == {"m-1.1": ["a"]}
+    assert history.waiting() == ["b", "c", "d"]
+
+
+def test_an_item_that_was_cancelled_is_not_run_again_after_its_batch_raised():
+    history, calls = batch_of_three()
+    history.cancel(calls[1])
+    history.raises()
+    history.answer()
+    assert history.aboard() == {"m-1.1": ["c"]}
+
+
+@pytest.mark.parametrize("outcomes", [0, 2, 4])
+def test_a_wrong_number_of_outcomes_counts_as_an_error_of_the_batch(outcomes):
+    history, calls = batch_of_three()
+    run = history.running["m-1.1"]
+    history.says("m-1.1", BatchDone(run.batch_id, [Outcome(run.items[0])] * outcomes, 1.0))
+    assert history.aboard() == {"m-1.1": ["a"]}
+    history.answer_all()
+    assert [history.results(call) for call in calls] == [["a"], ["b"], ["c"]]
+
+
+def test_a_lone_item_with_a_wrong_number_of_outcomes_fails():
+    history = ready()
+    call = history.call("a")
+    history.says("m-1.1", BatchDone(history.running["m-1.1"].batch_id, [], 1.0))
+    assert history.results(call) == [ErrorCode.MODEL_ERROR]
+    assert history.state("m-1.1") is State.READY
+
+
+def test_a_late_reply_to_an_earlier_batch_is_dropped_and_counted():
+    history = ready()
+    first = history.running.get("m-1.1") or history.call("a") and history.running["m-1.1"]
+    history.answer()
+    second = history.call("b")
+    history.perform(history.pool.said("m-1.1", BatchDone(first.batch_id, [Outcome(first.items[0])], 1.0), history.now))
+    assert history.results(second) == []
+    assert history.pool.requests.counts["late_replies"] == 1
+    history.answer()
+    assert history.results(second) == ["b"]
+    assert len(history.did(actions.Answer)) == 2
