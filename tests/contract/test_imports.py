@@ -2,6 +2,7 @@
 
 import json
 import pathlib
+import re
 import shutil
 import subprocess
 import sys
@@ -86,7 +87,7 @@ def test_planted_bad_import_is_found(file, statement, tmp_path):
         source.write("\n\ndef planted():\n    {}\n".format(statement))
     answer = lint(tmp_path)
     assert answer.returncode == 1, answer.stdout
-    assert "1 broken" in answer.stdout
+    assert re.search(r"[1-9] broken", answer.stdout)
 
 
 def lint(folder: pathlib.Path) -> "subprocess.CompletedProcess[str]":
