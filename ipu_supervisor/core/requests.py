@@ -189,12 +189,11 @@ class Requests:
             self._land(computation)
             actions.append(Note("poison", {"model": self.identity.model, "key": computation.key.hex()}))
             actions += self._settle(list(computation.waiters), Outcome(failure=POISON), Timing(), self.identity)
-        self._again(innocent)
-        self.counts["rerun"] += len(innocent)
+        self.counts["rerun"] += self._again(innocent)
         return actions
 
-    def _again(self, batch: List[Computation]) -> None:
-        """Put computations back at the front, each to run alone; those nobody waits for are dropped."""
+    def _again(self, batch: List[Computation]) -> int:
+        """Put computations back at the front, each to run alone, and count them; those nobody waits for are dropped."""
         for computation in batch:
             self._land(computation)
         wanted = [computation for computation in batch if computation.waiters]
@@ -202,6 +201,7 @@ class Requests:
             computation.alone = True
             self._shared[computation.name] = computation
         self.backlog.put_back(wanted)
+        return len(wanted)
 
     def _land(self, computation: Computation) -> None:
         """Note that a computation is no longer in flight."""

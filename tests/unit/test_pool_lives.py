@@ -1,0 +1,329 @@
+"""Named histories of lives: limits of every state, the line for compiling, rolling changes, scaling, stopping."""
+
+import pytest
+
+from ipu_supervisor.core import actions
+from ipu_supervisor.core.compiles import CompileGate
+from ipu_supervisor.core.crew import START_LIMIT_S
+from ipu_supervisor.core.replica import State
+from ipu_supervisor.protocol.errors import ErrorCode
+from ipu_supervisor.protocol.messages import CompileGranted, Hello, Identity, Loaded, Ready
+from tests.unit.histories import History
+
+LOADED = Loaded(Identity("m"))
+
+
+def ready(**settings):
+    return History(**settings).boot_all()
+
+
+def reload(history):
+    history.perform(history.pool.reload(history.now))
+
+
+def scale(history, wanted):
+    history.perform(history.pool.scale(wanted, history.now))
+
+
+# ---- the limits of states --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("words", "state", "limit_s"),
+    [
+        ([], State.STARTING, START_LIMIT_S),
+        ([Hello(1)], State.LOADING, 50.0),
+        ([Hello(1), LOADED], State.WAITING_TO_COMPILE, 150.0),
+        ([Hello(1), LOADED, CompileGranted()], State.COMPILING, 50.0),
+    ],
+)
+def test_a_replica_that_stays_too_long_in_a_state_on_its_way_is_stopped(words, state, limit_s):
+    history = History(load_limit_s=50.0, compiles=3)
+    history.gate.asks("someone else")
+    history.gate.next()
+    for word in words:
+        if isinstance(word, CompileGranted):
+            history.perform(history.pool.granted("m-1.1", history.now))
+        else:
+            history.says("m-1.1", word)
+    assert history.state("m-1.1") is state
+    history.pass_time(limit_s - 0.01)
+    assert history.did(actions.Terminate) == []
+    history.pass_time(0.01)
+    assert history.did(actions.Terminate) == [actions.Terminate("m-1.1")]
+    assert history.state("m-1.1") is State.STOPPING
+
+
+def test_a_draining_replica_keeps_the_limit_of_the_batch_that_is_aboard():
+    history = ready(batch_limit_s=10.0)
+    history.call("a", budget_s=60)
+    history.pass_time(6)
+    reload(history)
+    history.boot("m-2.1")
+    assert history.states() == ["DRAINING", "READY"]
+    history.pass_time(4)
+    assert history.did(actions.Terminate) == [actions.Terminate("m-1.1")]
+    history.answer("m-2.1")
+
+
+def test_a_replica_that_is_ready_or_given_up_may_rest():
+    history = ready()
+    history.pass_time(10_000)
+    assert history.states() == ["READY"]
+
+
+# ---- compiling -------------------------------------------------------------------------------------------------------
+
+
+def test_replicas_compile_one_after_the_other_in_the_order_of_asking():
+    history = History(replicas=3)
+    for name in ("m-2.1", "m-3.1", "m-1.1"):
+        history.says(name, Hello(1))
+        history.says(name, LOADED)
+    compiling = []
+    for _ in range(3):
+        (name,) = [name for name in history.alive if history.state(name) is State.COMPILING]
+        compiling.append(name)
+        history.says(name, Ready(0.0))
+    assert compiling == ["m-2.1", "m-3.1", "m-1.1"]
+
+
+@pytest.mark.parametrize("who", ["m-1.1", "m-2.1"])
+def test_one_that_dies_compiling_or_in_line_leaves_the_line(who):
+    history = History(replicas=3)
+    for name in ("m-1.1", "m-2.1", "m-3.1"):
+        history.says(name, Hello(1))
+        history.says(name, LOADED)
+    history.dies(who)
+    for name in sorted({"m-1.1", "m-2.1", "m-3.1"} - {who}):
+        assert history.state(name) is State.COMPILING
+        history.says(name, Ready(0.0))
+
+
+def test_the_gate_serves_all_models_one_at_a_time():
+    gate = CompileGate()
+    gate.asks("a-1.1")
+    gate.asks("b-1.1")
+    assert (gate.next(), gate.next()) == ("a-1.1", None)
+    gate.leaves("a-1.1")
+    assert (gate.next(), gate.next()) == ("b-1.1", None)
+    gate.leaves("nobody")
+    assert gate.next() is None
+    gate.leaves("b-1.1")
+    assert gate.next() is None
+
+
+def test_a_grant_for_one_that_no_longer_waits_is_given_back():
+    history = ready()
+    assert history.pool.granted("m-1.1", history.now) == [actions.CompileOver("m-1.1")]
+    assert history.pool.granted("m-1.7", history.now) == [actions.CompileOver("m-1.7")]
+
+
+# ---- rolling change --------------------------------------------------------------------------------------------------
+
+
+def test_a_reload_starts_the_new_before_it_stops_the_old():
+    history = ready()
+    reload(history)
+    assert history.states() == ["READY", "STARTING"]
+    call = history.call("a")
+    assert history.aboard() == {"m-1.1": ["a"]}
+    history.boot("m-2.1")
+    assert history.states() == ["DRAINING", "READY"]
+    history.call("b")
+    assert history.aboard()["m-2.1"] == ["b"]
+    history.answer("m-1.1")
+    assert history.results(call) == ["a"]
+    assert history.states() == ["STOPPING", "BUSY"]
+    history.dies("m-1.1")
+    assert history.states() == ["BUSY"]
+
+
+def test_a_reload_replaces_one_replica_after_the_other_and_never_serves_with_fewer():
+    history = ready(replicas=3)
+    reload(history)
+    for _ in range(3):
+        assert len(history.pool.crew.places) == 4
+        (fresh,) = [name for name in history.alive if history.state(name) is State.STARTING]
+        history.boot(fresh)
+        assert history.pool.crew.usable() == 3
+        (old,) = [name for name in history.alive if history.state(name) is State.STOPPING]
+        history.dies(old)
+    assert [name.split("-")[1] for name in sorted(history.alive)] == ["4.1", "5.1", "6.1"]
+    assert history.states() == ["READY"] * 3
+
+
+def test_without_room_for_both_the_old_stops_first_and_the_backlog_waits():
+    history = ready(room_for_both=False)
+    running = history.call("a")
+    reload(history)
+    assert history.states() == ["DRAINING"]
+    waiting = history.call("b")
+    history.answer()
+    assert history.results(running) == ["a"]
+    assert history.states() == ["STOPPING"]
+    history.dies("m-1.1")
+    history.boot("m-2.1")
+    history.answer()
+    assert history.results(waiting) == ["b"]
+
+
+def test_without_room_for_both_one_replica_at_a_time_is_missing():
+    history = ready(replicas=3, room_for_both=False)
+    reload(history)
+    for _ in range(3):
+        assert history.pool.crew.usable() == 2
+        (old,) = [name for name in history.alive if history.state(name) is State.STOPPING]
+        history.dies(old)
+        (fresh,) = [name for name in history.alive if history.state(name) is State.STARTING]
+        history.boot(fresh)
+    assert history.states() == ["READY"] * 3
+    assert all(replica.generation == 1 for replica in history.pool.crew.all())
+
+
+@pytest.mark.parametrize("room", [True, False])
+def test_a_second_reload_in_the_middle_of_the_first_ends_with_the_newest(room):
+    history = ready(replicas=2, room_for_both=room)
+    reload(history)
+    reload(history)
+    for _ in range(10):
+        for name in list(history.alive):
+            if history.state(name) is State.STOPPING:
+                history.dies(name)
+        history.boot_all()
+    assert history.states() == ["READY"] * 2
+    assert all(replica.generation == 2 for replica in history.pool.crew.all())
+
+
+def test_a_new_generation_that_fails_leaves_the_old_one_serving():
+    history = ready()
+    reload(history)
+    for _ in range(5):
+        (fresh,) = set(history.alive) - {"m-1.1"}
+        history.dies(fresh)
+        history.pass_time(20)
+    assert sorted(history.states()) == ["FAILED", "READY"]
+    call = history.call("a")
+    history.answer("m-1.1")
+    assert history.results(call) == ["a"]
+
+
+def test_an_old_replica_that_restarts_beside_a_failed_new_one_is_waited_for():
+    history = ready()
+    reload(history)
+    for _ in range(5):
+        (fresh,) = set(history.alive) - {"m-1.1"}
+        history.dies(fresh)
+        history.pass_time(20)
+    history.dies("m-1.1")
+    call = history.call("a")
+    assert history.results(call) == []
+    history.boot("m-1.2")
+    history.answer()
+    assert history.results(call) == ["a"]
+
+
+def test_a_reload_lets_go_of_a_replica_that_is_not_usable_before_one_that_is():
+    history = ready(replicas=2)
+    history.dies("m-1.1")
+    reload(history)
+    history.boot("m-3.1")
+    assert history.state("m-2.1") is State.READY
+    assert history.state("m-1.2") is State.STOPPING
+
+
+def test_what_was_aboard_a_draining_replica_that_dies_is_run_by_the_new_one():
+    history = ready()
+    call = history.call("a")
+    reload(history)
+    history.boot("m-2.1")
+    history.dies("m-1.1")
+    history.answer("m-2.1")
+    assert history.results(call) == ["a"]
+    assert history.states() == ["READY"]
+
+
+# ---- scaling, stopping -----------------------------------------------------------------------------------------------
+
+
+def test_scaling_up_starts_the_missing_and_gives_them_work():
+    history = ready()
+    history.call("a")
+    history.call("b")
+    scale(history, 3)
+    history.boot_all()
+    assert sorted(text for texts in history.aboard().values() for text in texts) == ["a", "b"]
+    assert history.states() == ["BUSY", "BUSY", "READY"]
+
+
+def test_scaling_down_drains_the_surplus_and_loses_nothing():
+    history = ready(replicas=3)
+    calls = [history.call(text) for text in "abcd"]
+    scale(history, 1)
+    assert sorted(history.states()) == ["BUSY", "DRAINING", "DRAINING"]
+    history.answer_all()
+    assert [history.results(call) for call in calls] == [["a"], ["b"], ["c"], ["d"]]
+    for name in list(history.alive):
+        if history.state(name) is State.STOPPING:
+            history.dies(name)
+    assert history.states() == ["READY"]
+
+
+def test_scaling_down_lets_go_of_what_failed_first():
+    history = History(replicas=2)
+    for _ in range(5):
+        history.dies(next(name for name in history.alive if name.startswith("m-1")))
+        history.pass_time(20)
+    history.boot_all()
+    assert sorted(history.states()) == ["FAILED", "READY"]
+    scale(history, 1)
+    assert history.states() == ["READY"]
+
+
+def test_scaling_down_and_up_at_once_ends_with_the_wanted_number():
+    history = ready(replicas=2)
+    scale(history, 1)
+    scale(history, 2)
+    for name in list(history.alive):
+        if history.state(name) is State.STOPPING:
+            history.dies(name)
+    history.boot_all()
+    assert history.states() == ["READY"] * 2
+
+
+def test_a_replica_that_is_scaled_away_while_it_backs_off_leaves_no_place():
+    history = History(replicas=2)
+    for _ in range(2):
+        history.dies(next(name for name in history.alive if name.startswith("m-2")))
+    assert sorted(history.states()) == ["BACKOFF", "STARTING"]
+    scale(history, 1)
+    history.pass_time(60)
+    assert history.states() == ["STARTING"]
+
+
+def test_stopping_answers_everybody_terminates_every_replica_and_starts_none():
+    history = ready(replicas=2)
+    calls = [history.call(text) for text in "abc"]
+    history.perform(history.pool.stop_all(history.now))
+    assert [history.results(call) for call in calls] == [[ErrorCode.DRAINING]] * 3
+    assert {action.replica for action in history.did(actions.Terminate)} == {"m-1.1", "m-2.1"}
+    assert history.refusal(history.call("d")).code is ErrorCode.DRAINING
+    for name in list(history.alive):
+        history.dies(name)
+    history.pass_time(600)
+    assert history.alive == []
+    assert history.states() == []
+
+
+def test_a_pool_says_why_it_is_not_ready():
+    history = History()
+    assert history.pool.crew.why_not_ready() == "no usable replica (STARTING)"
+    history.boot_all()
+    assert history.pool.crew.why_not_ready() == ""
+    history.dies("m-1.1", "killed by SIGSEGV")
+    assert history.pool.crew.why_not_ready() == "no usable replica (STARTING): m-1.1: killed by SIGSEGV"
+
+
+def test_names_of_models_may_have_hyphens():
+    history = History(model="all-mini-lm").boot_all()
+    assert history.alive == ["all-mini-lm-1.1"]
