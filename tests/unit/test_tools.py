@@ -1,0 +1,118 @@
+"""What the Makefile runs besides the two halves."""
+
+import json
+import os
+import pathlib
+import shutil
+import subprocess
+import sys
+
+import pytest
+
+from tools import audit, locks, python38
+
+ROOT = pathlib.Path(__file__).parents[2]
+
+
+def run(code, *arguments, **env):
+    answer = subprocess.run(
+        [sys.executable, "-c", code, *arguments],
+        cwd=str(ROOT),
+        env={**os.environ, **env},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    return answer.returncode, answer.stdout
+
+
+def test_without_python_38_its_suites_are_skipped_aloud(tmp_path):
+    code, output = run(
+        "import sys; from tools.python38 import main; sys.exit(main())",
+        PATH=str(tmp_path),
+        PYENV_ROOT=str(tmp_path),
+        PYTHON38="",
+    )
+    assert code == 0
+    assert output.startswith("SKIPPED the supervisor's suites on Python 3.8: ")
+
+
+def test_a_python_that_is_not_38_or_does_not_run_is_not_taken(tmp_path):
+    shim = tmp_path / "python3.8"
+    shim.write_text("#!/bin/sh\nexit 127\n")
+    shim.chmod(0o755)
+    assert [python38.works(path) for path in (sys.executable, str(shim), str(tmp_path / "absent"), "")] == 4 * [False]
+
+
+def test_pyenvs_newest_38_is_found(tmp_path, monkeypatch):
+    for version in ("3.8.1", "3.8.18", "3.9.0"):
+        (tmp_path / "versions" / version / "bin").mkdir(parents=True)
+        (tmp_path / "versions" / version / "bin" / "python").touch()
+    monkeypatch.setenv("PYENV_ROOT", str(tmp_path))
+    found = [path for path in python38.candidates() if path.startswith(str(tmp_path))]
+    assert [pathlib.Path(path).parts[-3] for path in found] == ["3.8.18", "3.8.1"]
+
+
+AUDIT = "from tools import audit; print(audit.vulnerabilities('demo.txt'))"
+KNOWN = {"name": "gt", "version": "0.1.0", "vulns": [{"id": "X-1", "fix_versions": ["0.2.0"]}]}
+
+
+@pytest.mark.parametrize(
+    ("answer", "said"),
+    [
+        ({"dependencies": [KNOWN]}, ["could check 1 of 1 packages", "demo.txt: gt 0.1.0: X-1, fixed in 0.2.0"]),
+        ({"dependencies": [{**KNOWN, "vulns": []}]}, ["could check 1 of 1 packages", "[]"]),
+        ({"dependencies": [{"name": "gt", "skip_reason": "unknown"}]}, ["could check 0 of 1", "were NOT checked"]),
+        (None, ["could not be asked: no network", "could check 0 of 1", "NO vulnerability service", "[]"]),
+    ],
+)
+def test_audit_says_how_many_packages_it_could_check(tmp_path, answer, said):
+    (tmp_path / "pip_audit").mkdir()
+    (tmp_path / "pip_audit" / "__init__.py").touch()
+    source = "import sys\nsys.exit('no network')" if answer is None else "print({!r})".format(json.dumps(answer))
+    (tmp_path / "pip_audit" / "__main__.py").write_text(source)
+    code, output = run(AUDIT, PYTHONPATH=str(tmp_path))
+    assert code == 0
+    assert [part for part in said if part not in output] == []
+
+
+def test_what_is_installed_and_not_as_locked_is_a_fault(tmp_path, monkeypatch, capsys):
+    (tmp_path / "requirements").mkdir()
+    for name in audit.INSTALLED:
+        (tmp_path / "requirements" / name).write_text("pytest==0.0.1\nno-such-package==1.0\n")
+    monkeypatch.chdir(tmp_path)
+    first, second = audit.installed_faults()
+    assert first == "no-such-package 1.0 is locked and not installed"
+    assert second.startswith("pytest: 0.0.1 locked, ")
+    assert "0 of 2 packages" in capsys.readouterr().out
+
+
+def test_locks_are_resolved_without_the_settings_of_this_machine(tmp_path):
+    """`make lock` ignores pip's and uv's own settings: here they point nowhere, and every name is still asked for."""
+    seen = tmp_path / "uv" / "__main__.py"
+    seen.parent.mkdir()
+    (seen.parent / "__init__.py").touch()
+    seen.write_text("import os, sys; print(sorted(n for n in os.environ if n[:3] in ('PIP', 'UV_')), *sys.argv[1:])")
+    code = "import sys; from tools import locks; sys.argv = ['locks']; locks.main()"
+    _, output = run(
+        code, PYTHONPATH=str(tmp_path), PIP_INDEX_URL="file:///x", PIP_FIND_LINKS="/x", UV_INDEX="file:///x"
+    )
+    lines = [line for line in output.splitlines() if line.startswith("[")]
+    assert len(lines) == len(locks.SOURCES)
+    assert all(line.startswith("[] pip compile") and "--no-config" in line for line in lines)
+
+
+@pytest.mark.skipif(not shutil.which("make"), reason="no make here")
+def test_make_says_what_is_missing_when_there_is_no_python_311(tmp_path):
+    shutil.copy(str(ROOT / "Makefile"), str(tmp_path))
+    (tmp_path / "requirements").mkdir()
+    for name in ("service.txt", "supervisor-cpu.txt", "torch.txt", "demo.txt", "dev.txt"):
+        (tmp_path / "requirements" / name).touch()
+    answer = subprocess.run(
+        ["make", "run", "PYTHON311="], cwd=str(tmp_path), capture_output=True, text=True, check=False, timeout=60
+    )
+    assert answer.returncode == 2
+    assert "Python 3.11 is needed" in answer.stderr
+    assert not (tmp_path / ".venv").exists()
