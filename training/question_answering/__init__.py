@@ -1,0 +1,1 @@
+"""The demo question-answering checkpoint: text generator, trainer, and evaluation."""
