@@ -10,7 +10,7 @@ import pathlib
 import signal
 import socket
 import time
-from typing import Any, Deque, Dict, Iterable, List, Optional
+from typing import Any, Deque, Dict, Iterable, List, Optional, Set
 
 import zmq
 
@@ -49,6 +49,9 @@ class Supervisor:
         self.pids: Dict[str, int] = {}
         self.draining = False
         self._signals: Deque[int] = collections.deque()
+        self._child_ended = False
+        self._stderrs: Set[int] = set()
+        self._poller = zmq.Poller()
         self._drain_until: Optional[float] = None
         self._stop_until: Optional[float] = None
         self._clock = _StallFreeClock()
@@ -78,6 +81,8 @@ class Supervisor:
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD):
             signal.signal(number, lambda number, frame: self._signals.append(number))
         self._tell = tell
+        for source in (self.sockets.front, self.sockets.replicas, self.sockets.operator, self._wake.fileno()):
+            self._poller.register(source, zmq.POLLIN)
         now = self._clock()
         loads = _read_loads(self.config.run_dir)
         for model in self.config.models:
@@ -94,32 +99,44 @@ class Supervisor:
 
     def _turn(self) -> None:
         """Sleep until something happens, take it in, let time pass."""
-        self._sleep()
+        happened = self._sleep()
         now = self._clock()
-        self._take_signals(now)
-        self.launcher.forward()
-        self._hear_replicas(now)
-        self._reap(now)
-        self._hear_front(now)
-        operate.answer_commands(self, now)
+        if self._wake.fileno() in happened:
+            self._take_signals(now)
+        if happened.keys() & self._stderrs:
+            self.launcher.forward()
+            self._watch_stderr()
+        if self.sockets.replicas in happened:
+            self._hear_replicas(now)
+        if self._child_ended:
+            self._reap(now)
+        if self.sockets.front in happened:
+            self._hear_front(now)
+        if self.sockets.operator in happened:
+            operate.answer_commands(self, now)
         for pool in self.pools.values():
             wake_at = pool.wake_at()
             if wake_at is not None and wake_at <= now:
                 self.perform(pool.tick(now), now)
         self._stop_when_drained(now)
 
-    def _sleep(self) -> None:
-        """Wait for a socket, a signal, a replica's stderr, or the next moment that a pool named."""
-        poller = zmq.Poller()
-        for source in (self.sockets.front, self.sockets.replicas, self.sockets.operator, self._wake):
-            poller.register(source, zmq.POLLIN)
-        for descriptor in self.launcher.stderr_fds():
-            poller.register(descriptor, zmq.POLLIN)
+    def _sleep(self) -> Dict[Any, int]:
+        """Wait for a socket, a signal, a replica's stderr, or the next moment that a pool named; return what happened."""
         moments = [pool.wake_at() for pool in self.pools.values()] + [self._drain_until, self._stop_until]
         wake_at = min((moment for moment in moments if moment is not None), default=None)
         sleep_s = MAX_SLEEP_S if wake_at is None else min(MAX_SLEEP_S, max(0.0, wake_at - self._clock()))
-        poller.poll(int(sleep_s * 1000) + (1 if sleep_s > 0 else 0))
+        happened = dict(self._poller.poll(int(sleep_s * 1000) + (1 if sleep_s > 0 else 0)))
         self._clock.slept(sleep_s)
+        return happened
+
+    def _watch_stderr(self) -> None:
+        """Watch the stderr of the replicas that there are now."""
+        there = set(self.launcher.stderr_fds())
+        for descriptor in self._stderrs - there:
+            self._poller.unregister(descriptor)
+        for descriptor in there - self._stderrs:
+            self._poller.register(descriptor, zmq.POLLIN)
+        self._stderrs = there
 
     def _take_signals(self, now: float) -> None:
         """Act on the signals that were noted."""
@@ -134,6 +151,8 @@ class Supervisor:
                 self._told_to_stop(signal.Signals(number).name, now)
             elif number == signal.SIGHUP:
                 operate.reload(self, "", now)
+            elif number == signal.SIGCHLD:
+                self._child_ended = True
 
     def _hear_front(self, now: float) -> None:
         """Take in calls, cancellations and status queries."""
@@ -178,7 +197,9 @@ class Supervisor:
 
     def _reap(self, now: float) -> None:
         """Take in the processes that ended."""
+        self._child_ended = False
         for name, how in self.launcher.reap():
+            self._watch_stderr()
             self.pids.pop(name, None)
             pool = self.pools.get(name.rpartition("-")[0])
             if pool is not None:
@@ -231,6 +252,7 @@ class Supervisor:
         except OSError as error:
             self.perform(self.pools[model.name].exited(replica, "could not be started: {}".format(error), now), now)
             return
+        self._watch_stderr()
         log.event("replica_spawned", model=model.name, replica=replica, pid=self.pids[replica])
 
     def _spec(self, replica: str, model: ModelConfig) -> Dict[str, Any]:

@@ -31,6 +31,8 @@ class _Child:
         """Store the process."""
         self.process = process
         self.partial = b""
+        #: The process, or what it started, may still write to stderr.
+        self.talks = True
         self.lines: Deque[str] = deque(maxlen=LAST_LINES)
 
 
@@ -62,8 +64,8 @@ class LocalLauncher:
         return process.pid
 
     def stderr_fds(self) -> List[int]:
-        """Return the descriptors that `forward` reads."""
-        return [_stderr_fd(child) for child in self._children.values()]
+        """Return the descriptors that `forward` reads; one that was closed would be readable for ever."""
+        return [_stderr_fd(child) for child in self._children.values() if child.talks]
 
     def forward(self) -> None:
         """Pass on what the replicas wrote to stderr, and keep the last lines."""
@@ -122,6 +124,7 @@ class LocalLauncher:
             except BlockingIOError:
                 return
             if not chunk:
+                child.talks = False
                 return
             sys.stderr.buffer.write(chunk)
             sys.stderr.flush()
