@@ -27,13 +27,15 @@ def main(arguments: Optional[Sequence[str]] = None) -> int:
     """Run one command; return its exit code."""
     given = _parser().parse_args(arguments)
     try:
-        settings = config.from_env(config.environment())
+        environ = config.environment()
+        settings = config.from_env(environ)
         if given.command in ("run", "check-config"):
             devices.check(settings)
     except config.ConfigError as error:
         for fault in error.faults:
             print("error: " + fault, file=sys.stderr)
         return error.exit_code
+    given.environ = environ
     return int(COMMANDS[given.command](settings, given))
 
 
@@ -43,7 +45,7 @@ def run(settings: config.Config, given: argparse.Namespace) -> int:
 
     log.configure(settings.log_level, settings.log_format)
     try:
-        Supervisor(settings).run()
+        Supervisor(settings, given.environ).run()
     except AlreadyRunning as error:
         print("error: {}".format(error), file=sys.stderr)
         return EXIT_RUNNING

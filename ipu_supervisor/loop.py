@@ -10,7 +10,7 @@ import pathlib
 import signal
 import socket
 import time
-from typing import Any, Deque, Dict, Iterable, List, Optional, Set
+from typing import Any, Deque, Dict, Iterable, List, Mapping, Optional, Set
 
 import zmq
 
@@ -37,9 +37,10 @@ STOP_LIMIT_S = 6.0
 class Supervisor:
     """The daemon: pools, sockets, processes."""
 
-    def __init__(self, config: Config) -> None:
-        """Store the settings; `run()` acts."""
+    def __init__(self, config: Config, environ: Mapping[str, str]) -> None:
+        """Store the settings, and the environment that replicas get (`.env` included); `run()` acts."""
         self.config = config
+        self._environ = environ
         self.sockets = Sockets(config)
         self.launcher = LocalLauncher()
         self.gate = CompileGate()
@@ -248,7 +249,7 @@ class Supervisor:
         """Start a replica process; a machine that cannot start one counts as a death."""
         model = self.configs[replica.rpartition("-")[0]]
         try:
-            self.pids[replica] = self.launcher.spawn(replica, self._spec(replica, model))
+            self.pids[replica] = self.launcher.spawn(replica, self._spec(replica, model), self._environ)
         except OSError as error:
             self.perform(self.pools[model.name].exited(replica, "could not be started: {}".format(error), now), now)
             return

@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 from collections import deque
-from typing import Any, Deque, Dict, List, Mapping, NamedTuple, Optional
+from typing import Any, Deque, Dict, List, Mapping, NamedTuple
 
 #: How many of the last lines of a replica's stderr are kept (chosen: a traceback fits).
 LAST_LINES = 30
@@ -44,14 +44,14 @@ class LocalLauncher:
         self._children: Dict[str, _Child] = {}
         self._last_words: Dict[str, List[str]] = {}
 
-    def spawn(self, replica: str, spec: Mapping[str, Any], environ: Optional[Mapping[str, str]] = None) -> int:
+    def spawn(self, replica: str, spec: Mapping[str, Any], environ: Mapping[str, str]) -> int:
         """Start a replica process and return its pid; `spec` goes to its stdin, never on a command line. Raises `OSError`."""
         process = subprocess.Popen(
             [sys.executable, "-m", "ipu_supervisor.replica"],
             stdin=subprocess.PIPE,
             stderr=subprocess.PIPE,
             start_new_session=True,
-            env=None if environ is None else dict(environ),
+            env=dict(environ),
         )
         child = self._children[replica] = _Child(process)
         assert process.stdin is not None and process.stderr is not None

@@ -35,9 +35,9 @@ class Daemon:
         }
         self.client = SupervisorClient(self.endpoint, status_age_s=0)
 
-    def start(self) -> "Daemon":
-        """Start the process."""
-        self.child = self._spawn([sys.executable, "-m", "ipu_supervisor", "run"], env=self.env, cwd=str(ROOT))
+    def start(self, cwd: pathlib.Path = ROOT) -> "Daemon":
+        """Start the process in a folder, whose `.env` it reads."""
+        self.child = self._spawn([sys.executable, "-m", "ipu_supervisor", "run"], env=self.env, cwd=str(cwd))
         return self
 
     def status(self) -> Status:

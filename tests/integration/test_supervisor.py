@@ -339,3 +339,16 @@ def test_tcp_beyond_loopback_needs_keys_and_works_with_them(spawn, short_dir, wa
     with pytest.raises(RequestError) as refused:
         daemon.ask("in the clear", limit_s=2, client=SupervisorClient(endpoint))
     assert refused.value.code is ErrorCode.NOT_READY
+
+
+def test_replicas_see_the_settings_of_the_env_file(spawn, short_dir, wait_until):
+    (short_dir / "see.py").write_text(
+        "import os\nclass Pipeline:\n    def __call__(self, inputs):\n        return {'level': os.environ.get('POPTORCH_LOG_LEVEL')}\n",
+        encoding="utf-8",
+    )
+    (short_dir / ".env").write_text("POPTORCH_LOG_LEVEL=ERR\n", encoding="utf-8")
+    daemon = Daemon(spawn, short_dir, [{"model": "see"}], MODELS_PATH=str(short_dir), PYTHONPATH=str(ROOT))
+    daemon.start(cwd=short_dir)
+    wait_until(daemon.ready)
+    (outcome,) = daemon.client.call("see", [{}], [1], Deadline.after(10)).outcomes
+    assert msgspec.msgpack.decode(outcome.result) == {"level": "ERR"}
