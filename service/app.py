@@ -3,6 +3,7 @@
 One app per worker process; it holds no connection until a request needs one.
 """
 
+import json
 import logging
 import time
 
@@ -19,7 +20,7 @@ access_log = logging.getLogger("service.access")
 def create_app(settings: Settings, client: backend.Client | None = None) -> Flask:
     """Return the WSGI app; tests hand in a `client` of their own."""
     app = Flask("service", static_folder="static", template_folder="templates")
-    app.config["MAX_CONTENT_LENGTH"] = settings.max_request_bytes
+    app.config["MAX_CONTENT_LENGTH"] = settings.max_request_bytes + 1  # see service.body
     app.url_map.strict_slashes = False
     face = Face(settings, client or backend.connect(settings.config.endpoint, settings.config.curve_keys))
     app.extensions["face"] = face
@@ -41,7 +42,7 @@ def _add_routes(app: Flask, face: Face) -> None:
         api.register_blueprint(documented.blueprint(face))
     app.register_blueprint(health.aliases(face))
     app.register_blueprint(playground.blueprint(face))
-    document = app.json.dumps(api.spec.to_dict(), indent=2).encode()
+    document = json.dumps(api.spec.to_dict(), indent=2).encode()
     app.add_url_rule("/openapi.json", "openapi", lambda: Response(document, mimetype="application/json"))
 
 

@@ -13,7 +13,8 @@ from ipu_supervisor.protocol.deadline import Deadline
 from ipu_supervisor.protocol.errors import RequestError
 from ipu_supervisor.protocol.messages import ModelStatus, Reply, Status
 
-#: Longest that anyone waits for a status, seconds (chosen: health must answer before an orchestrator's probe gives up at 1 s).
+#: Longest that anyone waits for a status, seconds (chosen: health must answer before an orchestrator's probe gives up
+#: at 1 s).
 STATUS_LIMIT_S = 0.5
 
 
@@ -31,7 +32,7 @@ class Client(Protocol):
         traceparent: str = "",
         client_socket: socket.socket | None = None,
     ) -> Reply:
-        """Return one outcome per item. Raises `RequestError` for the call as a whole, `ClientGone` when nobody listens."""
+        """Return one outcome per item. Raises `RequestError` for the whole call, `ClientGone` when nobody listens."""
 
     def status(self, deadline: Deadline) -> Status:
         """Return a status at most 1 s old. Raises `RequestError` when the supervisor cannot be reached."""
@@ -53,7 +54,7 @@ class Standing:
         return status
 
     def expected_wait_s(self, model: str) -> float:
-        """Return the supervisor's last known estimate for `model`, seconds; at most one thread asks anew, the others never wait."""
+        """Return the last known estimate for `model`, seconds; one thread at most asks anew, the others never wait."""
         if self._asking.acquire(blocking=False):
             try:
                 self.status()

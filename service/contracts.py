@@ -53,7 +53,9 @@ class Contract:
 
     def batch_output(self) -> type[Schema]:
         """Return the schema of a `/batch` answer."""
-        results = fields.List(fields.Nested(self.output), required=True, metadata={"description": "In the inputs' order."})
+        results = fields.List(
+            fields.Nested(self.output), required=True, metadata={"description": "In the inputs' order."}
+        )
         return _named(self.model.name, "BatchOutput", Schema, {"results": results})
 
     def batch_error(self) -> type[Schema]:
@@ -61,7 +63,8 @@ class Contract:
         declared = {
             "errors": fields.List(fields.Nested(ItemErrorSchema), metadata={"description": "One per failed input."}),
             "results": fields.List(
-                fields.Nested(self.output, allow_none=True), metadata={"description": "The others' answers; null at failed ones."}
+                fields.Nested(self.output, allow_none=True),
+                metadata={"description": "The others' answers; null at failed ones."},
             ),
         }
         return _named(self.model.name, "BatchError", ErrorSchema, declared)

@@ -10,7 +10,8 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import msgspec
-from flask import Flask, Response, g, request
+from flask import Flask, Response, g, redirect, request
+from flask.typing import ResponseReturnValue
 from marshmallow import Schema, fields
 from werkzeug.exceptions import HTTPException
 from werkzeug.routing import RequestRedirect
@@ -21,7 +22,7 @@ from ipu_supervisor.protocol.errors import ClientGone, ErrorCode, RequestError
 MAX_FAULTS, MAX_FIELD_CHARS = 20, 100
 
 
-class HttpCode(str, enum.Enum):
+class HttpCode(enum.StrEnum):
     """Every way in which the web side itself answers "no"."""
 
     BAD_REQUEST = "BAD_REQUEST"
@@ -73,9 +74,10 @@ class ErrorDetailSchema(Schema):
     code = fields.String(required=True, metadata={"description": "One of a closed list, for programs."})
     message = fields.String(required=True, metadata={"description": "A sentence for people."})
     request_id = fields.String(required=True, metadata={"description": "Find the request in the log by this id."})
-    fields = fields.Dict(
+    faults = fields.Dict(
         keys=fields.String(),
         values=fields.List(fields.String()),
+        data_key="fields",
         metadata={"description": "What is wrong with which field; nested ones as `inputs.0.text`."},
     )
 
@@ -178,10 +180,10 @@ def _client_gone(error: ClientGone) -> Response:
     return error_response(HttpCode.CLIENT_GONE)
 
 
-def _http_exception(error: HTTPException) -> Response:
+def _http_exception(error: HTTPException) -> ResponseReturnValue:
     """Answer what Flask and Werkzeug raise: unknown routes, wrong methods, bodies too large."""
     if isinstance(error, RequestRedirect):
-        return Response.force_type(error.get_response())
+        return redirect(error.new_url, error.code)
     status = error.code or 500
     code = BY_STATUS.get(status, HttpCode.BAD_REQUEST if status < 500 else HttpCode.INTERNAL)
     response = error_response(code, status=status)

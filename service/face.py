@@ -11,7 +11,7 @@ from service.settings import Settings
 
 @dataclass
 class Face:
-    """Settings, the way to the supervisor, and what this worker counts. `permits` is replaced when Gunicorn says otherwise."""
+    """Settings, the way to the supervisor, what this worker counts. Gunicorn's configuration replaces `permits`."""
 
     settings: Settings
     client: Client

@@ -1,7 +1,8 @@
 """How Gunicorn runs the web side: `gunicorn -c service/gunicorn_conf.py`. The master process executes this file.
 
-Overload is refused by us with 429 and a time to come back, and nowhere else: threads exceed the inference permits, and neither
-`worker_connections` nor `backlog` is ever what fills up first. `GUNICORN_CMD_ARGS` wins over everything here.
+Overload is refused by us with 429 and a time to come back, and nowhere else: threads exceed the inference permits,
+and neither `worker_connections` nor `backlog` is ever what fills up first. `GUNICORN_CMD_ARGS` wins over everything
+here.
 """
 
 import os
@@ -27,17 +28,19 @@ except ConfigError as error:
     print(f"The settings are wrong:\n{error}", file=sys.stderr)
     sys.exit(error.exit_code)
 
-#: Longest silence while a client sends its headers or body, and while it takes its answer, seconds (chosen: a phone's network
-#: recovers in less). Put on the listening sockets, from which Linux lets connections inherit it.
+#: Longest silence while a client sends its headers or body, and while it takes its answer, seconds (chosen: a phone's
+#: network recovers in less). Put on the listening sockets, from which Linux lets connections inherit it.
 SILENCE_LIMIT_S = 10
+#: Files here never touch a disk, so that neither heartbeats nor figures wait for one.
+MEMORY = "/dev/shm"  # noqa: S108  # names in it are made by mkdtemp and mkstemp
 
 wsgi_app = "service.wsgi:app"
 bind = settings.address()
 workers = settings.workers
-worker_class = "gthread"
+worker_class = "service.worker.Worker"
 threads = settings.threads + SPARE_THREADS
-#: Open connections that one worker takes, idle ones included (chosen: far more than it has threads, so that it never stops
-#: accepting while someone waits to be told 429), and the kernel's queue before that.
+#: Open connections that one worker takes, idle ones included (chosen: far more than it has threads, so that it never
+#: stops accepting while someone waits to be told 429), and the kernel's queue before that.
 worker_connections = 16 * 1024
 backlog = 4096
 #: Seconds an idle connection is kept (longer than the 60 s of common load balancers, which must be first to close).
@@ -46,7 +49,7 @@ keepalive = 65
 graceful_timeout = int(settings.request_limit_s) + 5
 preload_app = False
 control_socket_disable = True
-worker_tmp_dir = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
+worker_tmp_dir = MEMORY if os.access(MEMORY, os.W_OK) else None
 accesslog = None
 loglevel = settings.config.log_level.lower()
 
@@ -68,7 +71,9 @@ def on_starting(server: Any) -> None:
     wanted = worker_connections + 1024
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft != resource.RLIM_INFINITY and soft < wanted:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted if hard == resource.RLIM_INFINITY else min(wanted, hard), hard))
+        resource.setrlimit(
+            resource.RLIMIT_NOFILE, (wanted if hard == resource.RLIM_INFINITY else min(wanted, hard), hard)
+        )
 
 
 def when_ready(server: Any) -> None:
@@ -76,11 +81,15 @@ def when_ready(server: Any) -> None:
     for listener in server.LISTENERS:
         for option in (socket.SO_RCVTIMEO, socket.SO_SNDTIMEO):
             listener.sock.setsockopt(socket.SOL_SOCKET, option, struct.pack("ll", SILENCE_LIMIT_S, 0))
-    server.log.info("listening: documentation at http://localhost:%d/docs", settings.port)
+    addresses = [listener.sock.getsockname() for listener in server.LISTENERS]
+    ports = [address[1] for address in addresses if isinstance(address, tuple)]
+    server.log.info(
+        "ready: documentation at %s", " ".join(f"http://localhost:{port}/docs" for port in ports) or "/docs"
+    )
 
 
 def pre_fork(server: Any, worker: Any) -> None:
-    """Give a worker the first free number: its figures live in a file of that number, so a restarted worker counts on."""
+    """Give a worker the first free number: its figures live in a file of that number, so its successor counts on."""
     taken = {other.number for other in server.WORKERS.values()}
     worker.number = next(number for number in range(len(taken) + 1) if number not in taken)
 
@@ -90,7 +99,7 @@ def post_fork(server: Any, worker: Any) -> None:
     from prometheus_client import values
 
     log.configure(settings.config.log_level, settings.config.log_format)
-    values.ValueClass = values.MultiProcessValue(lambda: worker.number)  # type: ignore[no-untyped-call, misc]
+    values.ValueClass = values.MultiProcessValue(lambda: worker.number)  # type: ignore[no-untyped-call]
 
 
 def post_worker_init(worker: Any) -> None:

@@ -1,6 +1,7 @@
 """Log lines are events with fields: one JSON object a line, or `event key=value …` for people.
 
-`logging.getLogger("service").info("access", extra={"fields": {…}})` makes the line; this file only shapes and places it.
+`logging.getLogger("service").info("access", extra={"fields": {…}})` makes the line; this file only shapes and places
+it.
 """
 
 import json
@@ -36,7 +37,11 @@ def _fields(record: logging.LogRecord) -> dict[str, Any]:
     moment = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created))
     fields = {"time": f"{moment}.{record.msecs:03.0f}Z", "level": record.levelname, "pid": record.process}
     own: Mapping[str, Any] | None = getattr(record, "fields", None)
-    named = {"event": record.getMessage(), **own} if own is not None else {"event": record.name, "message": record.getMessage()}
+    named = (
+        {"event": record.getMessage(), **own}
+        if own is not None
+        else {"event": record.name, "message": record.getMessage()}
+    )
     traceback = {"traceback": logging.Formatter().formatException(record.exc_info)} if record.exc_info else {}
     return {**fields, **named, **traceback}
 

@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterable, Iterator
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.multiprocess import MultiProcessCollector
 from prometheus_client.registry import Collector
 
@@ -21,11 +21,14 @@ NAMESPACE = "model_server"
 BUCKETS_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 #: Codes that mean "refused, come back later".
 SHED = {ErrorCode.OVERLOADED.value, ErrorCode.NOT_READY.value, ErrorCode.DRAINING.value}
-#: What Prometheus's users expect some of the supervisor's counters to be called, and their labels; others keep their names.
+#: What Prometheus's users expect some of the supervisor's counters to be called, and their labels; others keep their
+#: names.
 RENAMED: dict[str, tuple[str, dict[str, str]]] = {
     "restarts": ("replica_restarts", {}),
     "expired": ("deadline_exceeded", {"stage": "backlog"}),
 }
+#: Figures of the supervisor that also go down.
+GAUGES = frozenset({"quarantined"})
 #: Counters of the supervisor that are one family, told apart by why it refused.
 REFUSED = "refused_"
 #: What no metric's name may hold.
@@ -39,8 +42,12 @@ class Metrics:
         """Make the figures in a registry of their own."""
         self.registry = CollectorRegistry()
         self.requests = Counter("requests", "Answers.", ["model", "code"], NAMESPACE, registry=self.registry)
-        self.shed = Counter("requests_shed", "Refused to limit load.", ["model", "reason"], NAMESPACE, registry=self.registry)
-        self.cancelled = Counter("requests_cancelled", "Clients that hung up.", ["model"], NAMESPACE, registry=self.registry)
+        self.shed = Counter(
+            "requests_shed", "Refused to limit load.", ["model", "reason"], NAMESPACE, registry=self.registry
+        )
+        self.cancelled = Counter(
+            "requests_cancelled", "Clients that hung up.", ["model"], NAMESPACE, registry=self.registry
+        )
         self.in_progress = Gauge(
             "requests_in_progress",
             "Inference requests being answered.",
@@ -97,8 +104,12 @@ class SupervisorFigures(Collector):
         build = GaugeMetricFamily(f"{NAMESPACE}_build_info", "Which supervisor runs.", labels=["version"])
         build.add_metric([self._version], float(bool(self._version)))
         yield build
-        yield self._gauge("queue_depth", "Requests accepted, not dispatched.", {m.model: m.backlog for m in self._models})
-        yield self._gauge("in_flight", "Requests dispatched, not answered.", {m.model: m.in_flight for m in self._models})
+        yield self._gauge(
+            "queue_depth", "Requests accepted, not dispatched.", {m.model: m.backlog for m in self._models}
+        )
+        yield self._gauge(
+            "in_flight", "Requests dispatched, not answered.", {m.model: m.in_flight for m in self._models}
+        )
         yield self._gauge("model_ready", "1 when a replica is usable.", {m.model: m.ready for m in self._models})
         yield self._gauge("model_load_seconds", "The last load and compile.", {m.model: m.load_s for m in self._models})
         yield from self._counters()
@@ -113,13 +124,14 @@ class SupervisorFigures(Collector):
 
     def _counters(self) -> Iterator[Metric]:
         """Yield what the supervisor counted, one family per name."""
-        families: dict[str, CounterMetricFamily] = {}
+        families: dict[str, Metric] = {}
         for model in self._models:
             for key, value in sorted(model.counters.items()):
                 name, labels = _named(key)
+                kind, suffix = ("gauge", "") if key in GAUGES else ("counter", "_total")
                 full = f"{NAMESPACE}_{name}"
-                family = families.setdefault(full, CounterMetricFamily(full, "Counted by the supervisor."))
-                family.add_sample(full + "_total", {"model": model.model, **labels}, float(value))
+                family = families.setdefault(full, Metric(full, "Counted by the supervisor.", kind))
+                family.add_sample(full + suffix, {"model": model.model, **labels}, float(value))
         yield from families.values()
 
 

@@ -1,9 +1,10 @@
-"""How routes get into the OpenAPI document: one call adds a route, its schemas, its examples and its error codes.
+"""How routes get into the OpenAPI document: one record holds a route, its schemas, its examples and its error codes.
 
 The schema that validates a body is the schema that documents it.
 """
 
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from flask import Flask, Response
@@ -17,8 +18,9 @@ from service.errors import STATUS, Code, ErrorSchema
 API_VERSION = "1.0.0"
 #: What the document says about itself.
 DESCRIPTION = (
-    "Inference for Hugging Face models. Every error has one shape: `error.code` is for programs, `error.message` for people, "
-    "`error.request_id` finds the request in the log. Further aliases: `/livez`, `/readyz`, `/healthz`, `/ping`."
+    "Inference for Hugging Face models. Every error has one shape: `error.code` is for programs, `error.message` for "
+    "people, `error.request_id` finds the request in the log. Health has aliases: `/livez`, `/readyz`, `/healthz`, "
+    "`/ping`."
 )
 #: The header of answers that ask a client to come back.
 RETRY_AFTER = {"Retry-After": {"schema": {"type": "integer", "minimum": 1}, "description": "Seconds to wait."}}
@@ -46,28 +48,35 @@ def api(app: Flask) -> Any:
     return ServiceApi(app)
 
 
-def add_route(
-    blueprint: Any,
-    rule: str,
-    view: View,
-    *,
-    method: str = "GET",
-    doc: Mapping[str, Any],
-    body: tuple[type[Schema], Any] | None = None,
-    answer: Mapping[str, Any],
-    errors: Iterable[Code] = (),
-    error_schema: type[Schema] = ErrorSchema,
-    around: Callable[[View], View] | None = None,
-) -> None:
-    """Add a documented route; `around` wraps the view outside the reading of its body."""
-    view = blueprint.response(200, **answer)(view)
-    for status, description in _by_status(errors).items():
-        headers = RETRY_AFTER if status in (429, 503) else None
-        view = blueprint.alt_response(status, schema=error_schema, description=description, headers=headers)(view)
-    if body is not None:
-        view = blueprint.arguments(body[0], example=body[1])(view)
-    view = blueprint.doc(**doc)(view)
-    blueprint.add_url_rule(rule, doc["operationId"], around(view) if around else view, methods=[method])
+@dataclass(frozen=True)
+class Route:
+    """One route and all that its documentation says."""
+
+    rule: str
+    view: View
+    #: What OpenAPI calls an operation object: `operationId`, `summary`, …
+    doc: Mapping[str, Any]
+    #: What the 200 holds: `schema`, and optionally `headers`, `description`, `content_type`.
+    answer: Mapping[str, Any]
+    method: str = "GET"
+    #: The schema of the body, and a valid example.
+    body: tuple[type[Schema], Any] | None = None
+    errors: Iterable[Code] = ()
+    error_schema: type[Schema] = ErrorSchema
+    #: Wraps the view outside the reading of its body.
+    around: Callable[[View], View] | None = None
+
+    def add_to(self, blueprint: Any) -> None:
+        """Serve and document the route."""
+        view = blueprint.response(200, **self.answer)(self.view)
+        for status, description in _by_status(self.errors).items():
+            told = {"description": description, "headers": RETRY_AFTER if status in (429, 503) else None}
+            view = blueprint.alt_response(status, schema=self.error_schema, **told)(view)
+        if self.body is not None:
+            view = blueprint.arguments(self.body[0], example=self.body[1])(view)
+        view = blueprint.doc(**self.doc)(view)
+        view = self.around(view) if self.around else view
+        blueprint.add_url_rule(self.rule, self.doc["operationId"], view, methods=[self.method])
 
 
 def _by_status(errors: Iterable[Code]) -> dict[int, str]:

@@ -26,5 +26,5 @@ class Permits:
 
 
 def permits_of(threads: int) -> int:
-    """Return how many of a worker's threads may wait for inference: all but the spare ones, and half where there are few."""
-    return max(1, threads - SPARE_THREADS, threads // 2)
+    """Return how many of a worker's threads may wait for inference: all but the spare ones, or half of a few."""
+    return threads - SPARE_THREADS if threads > SPARE_THREADS else max(1, threads // 2)

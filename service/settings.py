@@ -11,8 +11,8 @@ from marshmallow import EXCLUDE, Schema, fields, validate
 from ipu_supervisor import config
 from ipu_supervisor.config import Config, ConfigError
 
-#: Threads that a worker keeps beside its inference permits, so that health, documentation and refusals are answered while
-#: every permit is taken (chosen: each of these answers takes about a millisecond).
+#: Threads that a worker keeps beside its inference permits, so that health, documentation and refusals are answered
+#: while every permit is taken (chosen: each of these answers takes about a millisecond).
 SPARE_THREADS = 8
 
 
@@ -24,7 +24,9 @@ class WebEnvironmentSchema(Schema):
 
         unknown = EXCLUDE
 
-    SERVER_BIND = fields.String(load_default="0.0.0.0", metadata={"description": "Address that the web side listens on."})
+    SERVER_BIND = fields.String(
+        load_default="0.0.0.0", metadata={"description": "Address that the web side listens on."}
+    )
     SERVER_PORT = fields.Integer(
         load_default=8100, validate=validate.Range(1, 65_535), metadata={"description": "Port of the web side."}
     )
@@ -70,10 +72,12 @@ class Settings:
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str] | None = None) -> "Settings":
-        """Return the settings in `environ` (default: the process's, over `.env`). Raises `ConfigError` that names every fault."""
+        """Return the settings in `environ` (default: the process's, over `.env`). Raises `ConfigError`."""
         environ = config.environment() if environ is None else environ
         faults: list[str] = []
-        values = config.checked(WebEnvironmentSchema(), {name: value for name, value in environ.items() if value}, faults)
+        values = config.checked(
+            WebEnvironmentSchema(), {name: value for name, value in environ.items() if value}, faults
+        )
         try:
             shared = config.from_env(environ)
         except ConfigError as error:

@@ -29,19 +29,22 @@ REQUEST_HEADERS = [
         "in": "header",
         "name": "X-Request-Timeout",
         "description": "Give up after this many seconds (504). Default: the server's own limit.",
-        "schema": {"type": "number", "minimum": MIN_LIMIT_S, "maximum": MAX_LIMIT_S, "example": 30},
+        "schema": {"type": "number", "minimum": MIN_LIMIT_S, "maximum": MAX_LIMIT_S},
     },
     {
         "in": "header",
         "name": "X-Request-ID",
         "description": "Echoed and logged if it is 1 to 128 letters, digits, `.`, `_` or `-`; otherwise one is made.",
-        "schema": {"type": "string", "example": "my-request-1"},
+        "schema": {"type": "string"},
     },
 ]
 #: How OpenAPI describes the headers of an inference answer.
 ANSWER_HEADERS = {
     "X-Request-ID": {"schema": {"type": "string"}, "description": "Names the request in the log."},
-    "X-Model": {"schema": {"type": "string"}, "description": "Name, checkpoint and revision; `demo=true` for a stand-in."},
+    "X-Model": {
+        "schema": {"type": "string"},
+        "description": "Name, checkpoint and revision; `demo=true` for a stand-in.",
+    },
     "metrics-latency": {"schema": {"type": "number"}, "description": "Seconds in this server."},
     "Server-Timing": {"schema": {"type": "string"}, "description": "Queue, batch and inference, milliseconds."},
     "x-queue-time": {"schema": {"type": "integer"}, "description": "Waiting for a replica, milliseconds."},
@@ -63,7 +66,9 @@ def limit_s(default_s: float) -> float:
         return default_s
     seconds = float(given) if NUMBER.match(given) else 0.0
     if not MIN_LIMIT_S <= seconds <= MAX_LIMIT_S:
-        raise InvalidFields({"X-Request-Timeout": [f"Must be a number of seconds from {MIN_LIMIT_S} to {MAX_LIMIT_S:.0f}."]})
+        raise InvalidFields(
+            {"X-Request-Timeout": [f"Must be a number of seconds from {MIN_LIMIT_S} to {MAX_LIMIT_S:.0f}."]}
+        )
     return seconds
 
 
@@ -75,8 +80,12 @@ def traceparent() -> str:
 
 def model_header(identity: Identity) -> str:
     """Return `X-Model`: what computed, and loudly whether it is a demo model."""
-    checkpoint, revision = (urllib.parse.quote(text, safe="/:@._-+") for text in (identity.checkpoint, identity.revision))
-    return f'{identity.model}; checkpoint="{checkpoint}"; revision="{revision}"' + ("; demo=true" if identity.demo else "")
+    checkpoint, revision = (
+        urllib.parse.quote(text, safe="/:@._-+") for text in (identity.checkpoint, identity.revision)
+    )
+    return f'{identity.model}; checkpoint="{checkpoint}"; revision="{revision}"' + (
+        "; demo=true" if identity.demo else ""
+    )
 
 
 def tell(response: Response, identity: Identity, reply: Reply | None) -> None:

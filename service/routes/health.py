@@ -15,7 +15,7 @@ from ipu_supervisor.protocol.errors import ErrorCode, RequestError
 from ipu_supervisor.protocol.messages import ModelStatus
 from service.errors import ErrorSchema, error_response
 from service.face import Face
-from service.openapi import ApiBlueprint, add_route
+from service.openapi import ApiBlueprint, Route
 from service.routes import playground
 
 
@@ -64,14 +64,17 @@ def blueprint(face: Face) -> Any:
         return _readiness(face, None)
 
     for name, summary in {"startup": "Is this web process up?", "liveness": "Does this web process work?"}.items():
-        add_route(
-            routes, f"/health/{name}", _works, doc={"operationId": name, "summary": summary}, answer={"schema": HealthSchema}
-        )
+        Route(
+            f"/health/{name}",
+            _works,
+            doc={"operationId": name, "summary": summary},
+            answer={"schema": HealthSchema},
+        ).add_to(routes)
     asked: dict[str, Any] = {"errors": [ErrorCode.NOT_READY], "error_schema": NotReadySchema}
     doc = {"operationId": "readiness", "summary": "Can every configured model be asked?"}
-    add_route(routes, "/health/readiness", readiness, doc=doc, answer={"schema": ReadinessSchema}, **asked)
+    Route("/health/readiness", readiness, doc=doc, answer={"schema": ReadinessSchema}, **asked).add_to(routes)
     doc = {"operationId": "root", "summary": "Readiness in short; a browser gets the playground."}
-    add_route(routes, "/", root, doc=doc, answer={"schema": MessageSchema}, **asked)
+    Route("/", root, doc=doc, answer={"schema": MessageSchema}, **asked).add_to(routes)
     return routes
 
 

@@ -1,7 +1,7 @@
 """One route per configured model and its `/batch` sibling, generated from the model file.
 
-A permit is taken before the body is read and given back when the answer is made, so that neither slow clients nor slow models
-take the threads that health needs.
+A permit is taken before the body is read and given back when the answer is made, so that neither slow clients nor
+slow models take the threads that health needs.
 """
 
 import functools
@@ -18,7 +18,7 @@ from service import wire
 from service.contracts import Contract
 from service.errors import Code, HttpCode, error_response, public
 from service.face import Face
-from service.openapi import ApiBlueprint, View, add_route
+from service.openapi import ApiBlueprint, Route, View
 
 #: What an inference route may answer instead of a result, in the order of the documentation.
 ERRORS: tuple[Code, ...] = (
@@ -59,8 +59,7 @@ def _add_single(routes: Any, face: Face, contract: Contract) -> None:
             raise _error(outcome.failure)
         return Response(msgspec.json.encode(_result(outcome)), mimetype="application/json")
 
-    add_route(
-        routes,
+    Route(
         contract.model.route,
         infer,
         method="POST",
@@ -69,7 +68,7 @@ def _add_single(routes: Any, face: Face, contract: Contract) -> None:
         answer={"schema": contract.output, "headers": wire.ANSWER_HEADERS, "description": "The model's answer."},
         errors=ERRORS,
         around=functools.partial(_admitted, face, contract),
-    )
+    ).add_to(routes)
 
 
 def _add_batch(routes: Any, face: Face, contract: Contract) -> None:
@@ -79,28 +78,34 @@ def _add_batch(routes: Any, face: Face, contract: Contract) -> None:
         return _batch_response(_call(face, contract, batch["inputs"]).outcomes)
 
     summary = f"{contract.pipeline.summary.rstrip('.')}, for up to {contract.model.max_client_batch_size} inputs."
-    add_route(
-        routes,
+    Route(
         contract.model.route + "/batch",
         infer_batch,
         method="POST",
         doc=_doc(face, contract, contract.model.name + "_batch", summary),
         body=(contract.batch_inputs(), {"inputs": [contract.example]}),
-        answer={"schema": contract.batch_output(), "headers": wire.ANSWER_HEADERS, "description": "The model's answers."},
+        answer={
+            "schema": contract.batch_output(),
+            "headers": wire.ANSWER_HEADERS,
+            "description": "The model's answers.",
+        },
         errors=ERRORS,
         error_schema=contract.batch_error(),
         around=functools.partial(_admitted, face, contract),
-    )
+    ).add_to(routes)
 
 
 def _doc(face: Face, contract: Contract, operation: str, summary: str) -> dict[str, Any]:
     """Return what the documentation says beside schemas and codes."""
-    description = f"Model `{contract.model.name}`, checkpoint `{contract.model.checkpoint or 'the file itself'}`. "
-    limits = f"Bodies hold at most {face.settings.max_request_bytes} bytes; the time limit is {face.settings.request_limit_s:g} s."
+    model, settings = contract.model, face.settings
+    checkpoint = f", checkpoint `{model.checkpoint}`" if model.checkpoint else ""
+    limits = (
+        f"Bodies hold at most {settings.max_request_bytes:,} bytes; the time limit is {settings.request_limit_s:g} s."
+    )
     return {
         "operationId": operation,
         "summary": summary,
-        "description": description + limits,
+        "description": f"Model `{model.name}`{checkpoint}. {limits}",
         "parameters": wire.REQUEST_HEADERS,
     }
 
@@ -116,7 +121,9 @@ def _admitted(face: Face, contract: Contract, view: View) -> View:
         if not permits.take():
             face.metrics.shed.labels(name, "permits").inc()
             wait_s = face.standing.expected_wait_s(name)
-            return error_response(ErrorCode.OVERLOADED, "Every place of this web worker is taken.", retry_after_s=wait_s)
+            return error_response(
+                ErrorCode.OVERLOADED, "Every place of this web worker is taken.", retry_after_s=wait_s
+            )
         try:
             with face.metrics.in_progress.labels(name).track_inprogress():
                 return view(*args, **kwargs)
@@ -159,14 +166,15 @@ def _error(failure: Failure) -> RequestError:
 
 
 def _batch_response(outcomes: Sequence[Outcome]) -> Response:
-    """Return all results; or, if some inputs failed, the first failure's status, each failure, and the others' results."""
+    """Return all results; if some inputs failed, the first failure's status, each failure, and the other results."""
     results = [None if outcome.failure else _result(outcome) for outcome in outcomes]
     failures = [(index, outcome.failure) for index, outcome in enumerate(outcomes) if outcome.failure]
     if not failures:
         return Response(msgspec.json.encode({"results": results}), mimetype="application/json")
     index, first = failures[0]
     errors = [_item_error(index, failure) for index, failure in failures]
-    message = f"{len(failures)} of {len(outcomes)} inputs failed; the first, inputs.{index}: {public(first.code, first.message)}"
+    told = public(first.code, first.message)
+    message = f"{len(failures)} of {len(outcomes)} inputs failed; the first, inputs.{index}: {told}"
     extra = {"errors": errors, "results": results}
     return error_response(first.code, message, retry_after_s=first.retry_after_s, extra=extra)
 

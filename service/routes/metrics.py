@@ -7,7 +7,7 @@ from prometheus_client import CONTENT_TYPE_LATEST
 
 from ipu_supervisor.protocol.errors import RequestError
 from service.face import Face
-from service.openapi import ApiBlueprint, add_route
+from service.openapi import ApiBlueprint, Route
 
 
 def blueprint(face: Face) -> Any:
@@ -23,5 +23,7 @@ def blueprint(face: Face) -> Any:
         return Response(face.metrics.exposition(models, version), content_type=CONTENT_TYPE_LATEST)
 
     answer = {"schema": {"type": "string"}, "content_type": "text/plain", "description": "Prometheus's text format."}
-    add_route(routes, "/metrics", metrics, doc={"operationId": "metrics", "summary": "Figures for Prometheus."}, answer=answer)
+    Route(
+        "/metrics", metrics, doc={"operationId": "metrics", "summary": "Figures for Prometheus."}, answer=answer
+    ).add_to(routes)
     return routes

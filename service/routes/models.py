@@ -9,9 +9,9 @@ from marshmallow import Schema, fields
 from ipu_supervisor.protocol.errors import ErrorCode
 from ipu_supervisor.protocol.messages import Identity, ModelStatus
 from service.contracts import Contract
-from service.errors import HttpCode, HttpError
+from service.errors import Code, HttpCode, HttpError
 from service.face import Face
-from service.openapi import ApiBlueprint, add_route
+from service.openapi import ApiBlueprint, Route
 
 #: What the supervisor's status lacks when it does not serve a configured model.
 ABSENT = "the supervisor does not serve it"
@@ -53,7 +53,9 @@ class ModelSchema(Schema):
     state = fields.String(required=True, metadata={"description": "`ready`, or why it is not."})
     checkpoint = fields.String(required=True)
     revision = fields.String(required=True)
-    demo = fields.Boolean(required=True, metadata={"description": "A small stand-in answers, not the configured checkpoint."})
+    demo = fields.Boolean(
+        required=True, metadata={"description": "A small stand-in answers, not the configured checkpoint."}
+    )
     device = fields.String(required=True)
     dtype = fields.String(required=True)
     replicas = fields.List(fields.Nested(ReplicaSchema), required=True)
@@ -84,11 +86,11 @@ def blueprint(face: Face) -> Any:
         return _json(_model(face, found[0], _known(face)))
 
     doc: dict[str, Any] = {"operationId": "models", "summary": "All configured models."}
-    add_route(routes, "/models", models, doc=doc, answer={"schema": ModelsSchema}, errors=[ErrorCode.NOT_READY])
+    Route("/models", models, doc=doc, answer={"schema": ModelsSchema}, errors=[ErrorCode.NOT_READY]).add_to(routes)
     parameter = {"in": "path", "name": "name", "required": True, "schema": {"type": "string"}}
     doc = {"operationId": "model", "summary": "One configured model.", "parameters": [parameter]}
-    errors = [HttpCode.NOT_FOUND, ErrorCode.NOT_READY]
-    add_route(routes, "/models/<name>", model, doc=doc, answer={"schema": ModelSchema}, errors=errors)
+    errors: list[Code] = [HttpCode.NOT_FOUND, ErrorCode.NOT_READY]
+    Route("/models/<name>", model, doc=doc, answer={"schema": ModelSchema}, errors=errors).add_to(routes)
     return routes
 
 

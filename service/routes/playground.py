@@ -1,4 +1,4 @@
-"""The pages for people: the playground and Swagger UI, from local files only, under a strict Content-Security-Policy."""
+"""The pages for people: playground and Swagger UI, from local files, under a strict Content-Security-Policy."""
 
 import flask
 from flask import Response, render_template, url_for
@@ -8,8 +8,8 @@ from service.face import Face
 
 #: Scripts, styles and requests of this server only; `data:` images are Swagger UI's icons.
 CONTENT_SECURITY_POLICY = (
-    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; font-src 'self'; connect-src 'self'; "
-    "base-uri 'none'; form-action 'self'; frame-ancestors 'none'"
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; font-src 'self'; "
+    "connect-src 'self'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'"
 )
 
 
@@ -18,7 +18,9 @@ def blueprint(face: Face) -> flask.Blueprint:
     pages = flask.Blueprint("pages", __name__)
     pages.add_url_rule("/playground", "playground", lambda: page("playground.html", face))
     pages.add_url_rule("/docs", "docs", lambda: page("docs.html", face))
-    pages.add_url_rule("/favicon.ico", "favicon", lambda: redirect(url_for("static", filename="swagger-ui/favicon-32x32.png")))
+    pages.add_url_rule(
+        "/favicon.ico", "favicon", lambda: redirect(url_for("static", filename="swagger-ui/favicon-32x32.png"))
+    )
     return pages
 
 

@@ -25,30 +25,38 @@ def settings_for(*entries, folder: pathlib.Path, **environ) -> Settings:
     return Settings.from_env(values)
 
 
-@pytest.fixture
-def folder(tmp_path):
+@pytest.fixture(scope="session")
+def folder(tmp_path_factory):
     """A folder with one model file of the older shape."""
-    (tmp_path / "older_one.py").write_text(OLDER, encoding="utf-8")
-    return tmp_path
+    path = tmp_path_factory.mktemp("models")
+    (path / "older_one.py").write_text(OLDER, encoding="utf-8")
+    return path
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def settings(folder):
-    entries = [{"model": name} for name in (*MODELS, "older_one")]
+    entries: list[dict[str, object]] = [{"model": name} for name in (*MODELS, "older_one")]
     entries[0]["max_client_batch_size"] = 3
     return settings_for(*entries, folder=folder, SERVER_MAX_REQUEST_BYTES="200000", SERVER_REQUEST_LIMIT_S="20")
 
 
-@pytest.fixture
-def stub(settings):
+@pytest.fixture(scope="session")
+def one_stub(settings):
     return StubClient(settings.config)
 
 
-@pytest.fixture
-def app(settings, stub):
-    return create_app(settings, stub)
+@pytest.fixture(scope="session")
+def app(settings, one_stub):
+    """The app: making one takes as long as a hundred requests, so all tests share it, and each gets its stub as new."""
+    return create_app(settings, one_stub)
 
 
 @pytest.fixture
-def client(app):
+def stub(one_stub):
+    one_stub.reset()
+    return one_stub
+
+
+@pytest.fixture
+def client(app, stub):
     return app.test_client()

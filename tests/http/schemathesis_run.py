@@ -1,7 +1,8 @@
-"""Throws generated requests, valid and invalid, at a running service and holds every answer against its OpenAPI document.
+"""Throws generated requests, valid and invalid, at a running service, and holds the answers against its document.
 
-`python -m tests.http.schemathesis_run --url http://localhost:8100 [--examples 300] [--only OPERATION …]`; the exit code is 0
-when no check found a violation. Refusals that the document promises (429, 503, 504) are no violations: a real model may be busy.
+`python -m tests.http.schemathesis_run --url http://localhost:8100 [--examples 300] [--only OPERATION …]`; the exit
+code is 0 when no check found a violation. Refusals that the document promises (429, 503, 504) are no violations: a
+real model may be busy.
 """
 
 import argparse
@@ -11,8 +12,8 @@ import subprocess
 import sys
 import tempfile
 
-#: What schemathesis is told beside its command line: 503 and 504 are promised answers, not crashes; and a header that the
-#: document does not name is no violation, because HTTP wants it ignored.
+#: What schemathesis is told beside its command line: 503 and 504 are promised answers, not crashes; and a header that
+#: the document does not name is no violation, because HTTP wants it ignored.
 CONFIG = """
 [generation]
 allow-extra-parameters = false

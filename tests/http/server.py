@@ -38,7 +38,9 @@ class Server:
             connection.close()
 
     def workers(self) -> list[int]:
-        children = pathlib.Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text(encoding="ascii")
+        children = pathlib.Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text(
+            encoding="ascii"
+        )
         return [int(pid) for pid in children.split()]
 
 
@@ -56,7 +58,13 @@ def serving(arguments="", **environ):
         command = [sys.executable, "-m", "gunicorn", "-c", "service/gunicorn_conf.py", "tests.http.stub_wsgi:app"]
         with log.open("wb") as output:
             process = subprocess.Popen(
-                command, cwd=ROOT, env=values, stdout=output, stderr=output, pass_fds=[listener.fileno()], start_new_session=True
+                command,
+                cwd=ROOT,
+                env=values,
+                stdout=output,
+                stderr=output,
+                pass_fds=[listener.fileno()],
+                start_new_session=True,
             )
         server = Server(process, listener.getsockname()[1], log)
         try:
@@ -82,6 +90,8 @@ def wait_until(predicate, what, process=None, limit_s=20):
     """Wait until `predicate` holds; fail when it does not within `limit_s`, or when the process ended."""
     until = time.monotonic() + limit_s
     while not predicate():
-        assert process is None or process.poll() is None, f"the process ended with {process.returncode}, waiting until {what}"
+        assert process is None or process.poll() is None, (
+            f"the process ended with {process.returncode}, waiting until {what}"
+        )
         assert time.monotonic() < until, f"not within {limit_s} s: {what}"
         time.sleep(0.02)

@@ -1,4 +1,4 @@
-"""A supervisor that is not there: implements the client's interface, encodes and decodes real messages, computes nothing."""
+"""A supervisor that is not there: has the client's interface, encodes real messages, computes nothing."""
 
 import secrets
 import threading
@@ -32,10 +32,14 @@ def failed(code: ErrorCode, message: str = "stub", retry_after_s: Optional[float
 
 
 class StubClient:
-    """Answers as `answer` says: one decoded input in, an `Outcome` or a plain value out, or an exception for the whole call."""
+    """Answers as `answer` says: a decoded input in, an `Outcome` or a plain value out; or raises `raising`."""
 
     def __init__(self, config: Config, demo: bool = False) -> None:
         self.models = {model.name: model for model in config.models}
+        self.reset(demo)
+
+    def reset(self, demo: bool = False) -> None:
+        """Forget every call and behave."""
         self.demo = demo
         self.calls: list[messages.Call] = []
         self.deadlines: list[Deadline] = []
@@ -55,10 +59,10 @@ class StubClient:
             raw = [msgspec.Raw(messages.encode(item)) for item in items]
         except ProtocolError as error:
             raise RequestError(ErrorCode.INVALID_INPUT, str(error)) from None
-        sent = messages.Call(
+        sent: Any = messages.Call(
             secrets.token_bytes(16), model, raw, list(sizes), deadline.budget_ms(), request_id, traceparent
         )
-        call = messages.Decoder(messages.ToSupervisor)(messages.encode(sent))
+        call: Any = messages.Decoder(messages.ToSupervisor)(messages.encode(sent))
         self.calls.append(call)
         self.deadlines.append(deadline)
         self.sockets.append(client_socket)
@@ -66,13 +70,17 @@ class StubClient:
         self.gate.wait(30)
         if self.raising is not None:
             raise self.raising
-        reply = messages.Reply(call.call_id, [self._outcome(model, item) for item in call.items], TIMING, self.identity(model))
+        reply = messages.Reply(
+            call.call_id, [self._outcome(model, item) for item in call.items], TIMING, self.identity(model)
+        )
         return messages.Decoder(messages.ToService)(messages.encode(reply))
 
     def status(self, deadline):
         if self.status_raising is not None:
             raise self.status_raising
-        status = messages.Status("0.0-stub", 1, 5.0, self.draining, [self._model(model) for model in self.models.values()])
+        status = messages.Status(
+            "0.0-stub", 1, 5.0, self.draining, [self._model(model) for model in self.models.values()]
+        )
         return messages.Decoder(messages.ToService)(messages.encode(status))
 
     def identity(self, name: str) -> messages.Identity:
@@ -96,6 +104,6 @@ class StubClient:
             "max_backlog": model.max_backlog,
             "expected_wait_s": 2.4,
             "load_s": 1.5,
-            "counters": {"computed": 7.0, "refused_overloaded": 2.0, "restarts": 1.0},
+            "counters": {"computed": 7.0, "refused_overloaded": 2.0, "restarts": 1.0, "quarantined": 1.0},
         }
         return messages.ModelStatus(**{**values, **self.changed.get(model.name, {})})

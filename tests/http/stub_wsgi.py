@@ -1,6 +1,7 @@
-"""The real web side with a stub behind it, for a real Gunicorn: `gunicorn -c service/gunicorn_conf.py tests.http.stub_wsgi:app`.
+"""The web side with a stub behind it: `gunicorn -c service/gunicorn_conf.py tests.http.stub_wsgi:app`.
 
-`STUB_PLANT` plants one violation, so that a test can show that the harness finds it. `STUB_DEMO` makes the models demo models.
+`STUB_PLANT` plants one violation, so that a test can show that the harness finds it. `STUB_DEMO` makes the models
+demo models.
 """
 
 import os

@@ -80,7 +80,10 @@ def test_a_bug_is_a_500_that_tells_an_id_and_no_internals(client, stub, caplog, 
     assert response.status_code == 500
     assert shape_of(response)["code"] == "INTERNAL"
     assert b"secret" not in response.data
-    assert any(record.exc_info and record.fields["request_id"] == response.json["error"]["request_id"] for record in caplog.records)
+    assert any(
+        record.exc_info and record.fields["request_id"] == response.json["error"]["request_id"]
+        for record in caplog.records
+    )
 
 
 def test_an_unknown_route_is_a_404(client):
@@ -96,7 +99,9 @@ def test_a_wrong_method_is_a_405_with_allow(client, route, method):
     assert "POST" in response.headers["Allow"]
 
 
-@pytest.mark.parametrize("content_type", [None, "", "text/plain", "application/x-www-form-urlencoded", "application/vnd.api+json"])
+@pytest.mark.parametrize(
+    "content_type", [None, "", "text/plain", "application/x-www-form-urlencoded", "application/vnd.api+json"]
+)
 def test_a_missing_or_wrong_content_type_is_a_415(client, content_type):
     response = client.post("/echo", data=b'{"text": "a"}', content_type=content_type)
     assert (response.status_code, shape_of(response)["code"]) == (415, "UNSUPPORTED_MEDIA_TYPE")
@@ -108,7 +113,9 @@ def test_a_charset_is_no_other_content_type(client):
 
 
 def test_a_compressed_body_is_a_415(client):
-    response = client.post("/echo", data=b"\x1f\x8b", content_type="application/json", headers={"Content-Encoding": "gzip"})
+    response = client.post(
+        "/echo", data=b"\x1f\x8b", content_type="application/json", headers={"Content-Encoding": "gzip"}
+    )
     assert response.status_code == 415
 
 

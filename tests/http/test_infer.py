@@ -11,7 +11,9 @@ from tests.http.stub import StubClient, failed
 
 pytestmark = pytest.mark.service
 
-ROUTES = {find(name).load().route: dict(find(name).load().example) for name in MODELS} | {"/older_one": {"any": ["thing", 1]}}
+ROUTES = {find(name).load().route: dict(find(name).load().example) for name in MODELS} | {
+    "/older_one": {"any": ["thing", 1]}
+}
 
 
 @pytest.mark.parametrize("route", ROUTES)
@@ -46,7 +48,7 @@ def test_the_supervisor_gets_validated_items_sizes_and_who_asked(client, stub):
 
 def test_a_broken_traceparent_is_not_passed_on(client, stub):
     client.post("/echo", json={"text": "a"}, headers={"traceparent": "x" * 1000})
-    assert stub.calls[0].traceparent == ""
+    assert [call.traceparent for call in stub.calls] == [""]
 
 
 def test_the_clients_own_socket_is_watched(client, stub):
@@ -59,7 +61,7 @@ def test_a_model_that_is_not_configured_is_neither_served_nor_documented(folder)
     settings = settings_for({"model": "echo"}, folder=folder)
     client = create_app(settings, StubClient(settings.config)).test_client()
     assert client.post("/qa", json=ROUTES["/qa"]).status_code == 404
-    assert "/qa" not in client.get("/openapi.json").json["paths"]
+    assert b'"/qa"' not in client.get("/openapi.json").data
 
 
 @pytest.mark.parametrize(("given", "milliseconds"), [("5", 5000), ("0.25", 250), ("1e2", 100_000), (None, 20_000)])
@@ -81,7 +83,9 @@ def test_an_answer_tells_who_computed_it_and_where_the_time_went(client):
     response = client.post("/qa", json=ROUTES["/qa"], headers={"X-Request-ID": "mine.2"})
     headers = response.headers
     assert headers["X-Request-ID"] == "mine.2"
-    assert headers["X-Model"] == 'question_answering; checkpoint="distilbert-base-cased-distilled-squad"; revision="main"'
+    assert (
+        headers["X-Model"] == 'question_answering; checkpoint="distilbert-base-cased-distilled-squad"; revision="main"'
+    )
     assert headers["Server-Timing"] == "queue;dur=2.000, batch;dur=0.500, inference;dur=30.000"
     assert (headers["x-queue-time"], headers["x-inference-time"]) == ("2", "30")
     assert int(headers["x-total-time"]) >= 0
@@ -123,7 +127,10 @@ def test_some_failed_inputs_leave_the_others_their_results(client, stub):
     response = client.post("/echo/batch", json={"inputs": [{"text": text} for text in "abc"]})
     assert response.status_code == 422
     assert response.json["results"] == [{"results": "A", "pid": 1}, None, None]
-    assert [(error["index"], error["code"]) for error in response.json["errors"]] == [(1, "INVALID_INPUT"), (2, "MODEL_ERROR")]
+    assert [(error["index"], error["code"]) for error in response.json["errors"]] == [
+        (1, "INVALID_INPUT"),
+        (2, "MODEL_ERROR"),
+    ]
     assert response.json["error"]["code"] == "INVALID_INPUT"
     assert "secret" in response.json["errors"][0]["message"]
     assert "secret" not in response.json["errors"][1]["message"]

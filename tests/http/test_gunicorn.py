@@ -1,0 +1,227 @@
+"""What only a real Gunicorn can show: bytes on a socket, several workers, a death, saturation, an orderly end."""
+
+import contextlib
+import http.client
+import json
+import os
+import pathlib
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from tests.http.server import ROOT, serving, wait_until
+
+pytestmark = pytest.mark.service
+
+JSON = {"Content-Type": "application/json"}
+
+
+@pytest.fixture(scope="module")
+def server():
+    with serving(SERVER_MAX_REQUEST_BYTES="100000") as started:
+        yield started
+
+
+def exchange(server, data, limit_s=10):
+    """Send bytes as they are and return what comes back before the other side closes."""
+    with socket.create_connection(("127.0.0.1", server.port), timeout=limit_s) as connection:
+        connection.sendall(data)
+        received = b""
+        with contextlib.suppress(OSError):
+            while part := connection.recv(65536):
+                received += part
+        return received
+
+
+def chunked(chunks, ending=b"0\r\n\r\n", path=b"/echo"):
+    head = b"POST " + path + b" HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\n"
+    head += b"Transfer-Encoding: chunked\r\nConnection: close\r\n\r\n"
+    return head + b"".join(b"%x\r\n%s\r\n" % (len(chunk), chunk) for chunk in chunks) + ending
+
+
+def figures(server):
+    text = server.ask("GET", "/metrics")[2].decode()
+    return {
+        (sample.name, sample.labels.get("model"), sample.labels.get("code")): sample.value
+        for family in text_string_to_metric_families(text)
+        for sample in family.samples
+    }
+
+
+def test_a_chunked_body_is_read(server):
+    assert b'"results":"ab"' in exchange(server, chunked([b'{"text": "a', b'b"}']))
+
+
+def test_a_chunked_body_over_the_limit_is_a_413(server):
+    answer = exchange(server, chunked([b"a" * 50_000] * 4))
+    assert answer.startswith(b"HTTP/1.1 413 ")
+    assert b'"BODY_TOO_LARGE"' in answer
+
+
+def test_a_body_of_endless_chunks_is_cut_off(server):
+    with socket.create_connection(("127.0.0.1", server.port), timeout=20) as connection:
+        connection.sendall(chunked([], ending=b""))
+        sent = 0
+        with contextlib.suppress(OSError):
+            while sent < 500_000_000:
+                connection.sendall(b"8000\r\n" + b"a" * 0x8000 + b"\r\n")
+                sent += 0x8000
+        assert sent < 500_000_000
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        chunked([b'{"text": "a"}'], ending=b"zz\r\n"),
+        chunked([b'{"text": "a"}'], ending=b"5\r\nab"),
+        b"POST /echo HTTP/1.0\r\nContent-Type: application/json\r\nContent-Length: 5\r\n\r\nabcde",
+        b"POST /echo HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+        b"POST /echo HTTP/1.1\r\nHost: a\r\nContent-Length: -5\r\n\r\n",
+        b"POST /echo HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\nContent-Length: 6\r\n\r\nabcdef",
+        b"GET /" + b"a" * 10_000 + b" HTTP/1.1\r\nHost: a\r\n\r\n",
+        b"GET / HTTP/1.1\r\nHost: a\r\nX: " + b"a" * 100_000 + b"\r\n\r\n",
+        b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\r\n\r\n",
+        b"GET / HTTP/9.9\r\n\r\n",
+    ],
+)
+def test_broken_requests_are_the_clients_fault(server, data):
+    with socket.create_connection(("127.0.0.1", server.port), timeout=10) as connection:
+        with contextlib.suppress(OSError):
+            connection.sendall(data)
+            connection.shutdown(socket.SHUT_WR)
+        received = b""
+        with contextlib.suppress(OSError):
+            received = connection.recv(65536)
+    assert received == b"" or received[:10] in (b"HTTP/1.0 4", b"HTTP/1.1 4"), received[:200]
+    assert server.ask("GET", "/health/liveness")[0] == 200
+
+
+def test_a_refused_body_does_not_become_the_next_request(server):
+    smuggled = b"GET /models HTTP/1.1\r\nHost: a\r\n\r\n"
+    head = b"POST /echo HTTP/1.1\r\nHost: a\r\nContent-Type: text/plain\r\nContent-Length: %d\r\n\r\n" % len(smuggled)
+    last = b"GET /health/liveness HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"
+    answer = exchange(server, head + smuggled + last)
+    assert answer.count(b"HTTP/1.1 ") == 2
+    assert b"415" in answer.splitlines()[0]
+    assert answer.endswith(b'{"status":"ok"}')
+
+
+def test_figures_are_those_of_all_workers_and_outlive_one(server):
+    key = ("model_server_requests_total", "echo", "200")
+    before = figures(server).get(key, 0)
+    for _ in range(20):
+        assert server.ask("POST", "/echo", b'{"text": "a"}', JSON)[0] == 200
+    assert figures(server)[key] == before + 20
+    victim = server.workers()[0]
+    os.kill(victim, signal.SIGKILL)
+    wait_until(lambda: len(server.workers()) == 2 and victim not in server.workers(), "the worker is replaced")
+    for _ in range(20):
+        assert server.ask("POST", "/echo", b'{"text": "a"}', JSON)[0] == 200
+    assert figures(server)[key] == before + 40
+    assert figures(server)["model_server_requests_in_progress", "echo", None] == 0
+
+
+def test_the_log_names_the_documentation_and_holds_only_json_lines(server):
+    lines = [json.loads(line) for line in server.log().splitlines()]
+    assert any(f"http://localhost:{server.port}/docs" in line.get("message", "") for line in lines)
+    assert any(line["event"] == "access" and line["status"] == 200 for line in lines)
+
+
+def test_web_workers_load_no_model(server):
+    for worker in server.workers():
+        maps = pathlib.Path(f"/proc/{worker}/maps").read_text(encoding="utf-8")
+        assert not any(name in maps for name in ("numpy", "/torch/", "tokenizers"))
+
+
+def test_the_web_side_imports_no_torch_transformers_or_numpy():
+    code = (
+        "import sys, service.wsgi; print([name for name in ('torch', 'transformers', 'numpy') if name in sys.modules])"
+    )
+    environ = {**os.environ, "SERVER_MODELS": '[{"model": "question_answering"}, {"model": "embeddings"}]'}
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, env=environ, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.strip() == "[]"
+
+
+def test_bad_settings_stop_the_start_with_every_fault_and_their_exit_code():
+    command = [sys.executable, "-m", "gunicorn", "-c", "service/gunicorn_conf.py"]
+    environ = {**os.environ, "SERVER_PORT": "x", "SERVER_THREADS": "0", "SERVER_MODELS": "["}
+    done = subprocess.run(command, cwd=ROOT, env=environ, capture_output=True, text=True, check=False, timeout=30)
+    assert done.returncode == 78
+    assert all(name in done.stderr for name in ("SERVER_PORT", "SERVER_THREADS", "SERVER_MODELS"))
+
+
+def test_web_concurrency_and_gunicorn_cmd_args_still_work():
+    with serving("--threads 3", WEB_CONCURRENCY="1", STUB_SLOW="1") as server:
+        assert len(server.workers()) == 1
+        with holding(server, 1):
+            assert server.ask("POST", "/echo", b'{"text": "a"}', JSON)[0] == 429
+
+
+@contextlib.contextmanager
+def holding(server, number, delay_ms=2000):
+    """Let `number` requests be in progress while the block runs."""
+    body = json.dumps({"text": "held", "delay_ms": delay_ms}).encode()
+    threads = [threading.Thread(target=server.ask, args=("POST", "/echo", body, JSON, 30)) for _ in range(number)]
+    for thread in threads:
+        thread.start()
+    wait_until(
+        lambda: figures(server).get(("model_server_requests_in_progress", "echo", None)) == number,
+        "all are in progress",
+    )
+    yield
+    for thread in threads:
+        thread.join(30)
+
+
+def test_overload_is_refused_at_once_by_us_and_health_answers_at_saturation():
+    with serving(SERVER_THREADS="4", WEB_CONCURRENCY="1", STUB_SLOW="1") as server, holding(server, 4):
+        started = time.monotonic()
+        answers = [server.ask("POST", "/echo", b'{"text": "a"}', JSON) for _ in range(20)]
+        assert {status for status, _, _ in answers} == {429}
+        assert {headers["Retry-After"] for _, headers, _ in answers} == {"3"}
+        assert [server.ask("GET", path)[0] for path in ("/health/liveness", "/readyz", "/")] == [200, 200, 200]
+        assert time.monotonic() - started < 1.5
+
+
+def test_clients_that_say_nothing_do_not_keep_health_from_answering():
+    with serving(SERVER_THREADS="2", WEB_CONCURRENCY="1") as server, contextlib.ExitStack() as silent:
+        for _ in range(40):
+            connection = silent.enter_context(socket.create_connection(("127.0.0.1", server.port)))
+            connection.sendall(
+                b"POST /echo HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\nContent-Length: 9\r\n\r\n{"
+            )
+        started = time.monotonic()
+        assert server.ask("GET", "/health/liveness", limit_s=20)[0] == 200
+        assert time.monotonic() - started < 5
+
+
+def test_clients_that_do_not_hang_up_keep_nobody_waiting():
+    with serving(WEB_CONCURRENCY="1") as server, contextlib.ExitStack() as lingering:
+        for _ in range(10):
+            connection = lingering.enter_context(socket.create_connection(("127.0.0.1", server.port)))
+            connection.sendall(b"GET /health/liveness HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
+            assert connection.recv(100).startswith(b"HTTP/1.1 200")
+        started = time.monotonic()
+        assert server.ask("GET", "/health/liveness")[0] == 200
+        assert time.monotonic() - started < 1.5
+
+
+def test_sigterm_lets_a_request_finish():
+    with serving(STUB_SLOW="1", WEB_CONCURRENCY="1") as server:
+        connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=20)
+        connection.request("POST", "/echo", b'{"text": "last", "delay_ms": 1000}', JSON)
+        wait_until(
+            lambda: figures(server).get(("model_server_requests_in_progress", "echo", None)) == 1, "it is in progress"
+        )
+        server.process.terminate()
+        assert connection.getresponse().read().startswith(b'{"results":"last"')
+        connection.close()
+        assert server.process.wait(20) == 0

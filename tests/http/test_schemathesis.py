@@ -1,0 +1,31 @@
+"""Generated requests, valid and invalid, get only answers that the OpenAPI document promises."""
+
+import pytest
+
+from tests.http.schemathesis_run import run
+from tests.http.server import serving
+
+pytest.importorskip(
+    "schemathesis", reason="schemathesis is not installed: the document is not held against the service"
+)
+pytestmark = [pytest.mark.service, pytest.mark.slow, pytest.mark.timeout(600)]
+
+#: Generated requests per operation and kind.
+EXAMPLES = 300
+
+
+def test_no_violation_is_found():
+    with serving() as server:
+        done = run(server.url, EXAMPLES, [])
+    assert done.returncode == 0, done.stdout[-8000:] + done.stderr[-2000:]
+    assert "Tested: 15" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("plant", "found"), [("wrong_type", "Response violates schema"), ("undocumented_code", "Undocumented")]
+)
+def test_a_planted_violation_is_found(plant, found):
+    with serving(STUB_PLANT=plant) as server:
+        done = run(server.url, 30, ["echo"])
+    assert done.returncode == 1, done.stdout[-8000:] + done.stderr[-2000:]
+    assert found in done.stdout
