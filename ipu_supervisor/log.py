@@ -43,6 +43,6 @@ def configure(level: str, form: str) -> None:
     logging.basicConfig(level=level, handlers=[handler], force=True)
 
 
-def event(name: str, level: int = logging.INFO, **fields: Any) -> None:
-    """Log one event with its fields."""
-    _log.log(level, name, extra={"fields": fields})
+def event(name: str, level: int = logging.INFO, exc_info: bool = False, **fields: Any) -> None:
+    """Log one event with its fields, and the traceback of the exception being handled if `exc_info`."""
+    _log.log(level, name, exc_info=exc_info, extra={"fields": fields})

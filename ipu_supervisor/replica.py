@@ -11,7 +11,7 @@ import pathlib
 import signal
 import sys
 import time
-from typing import Any, Callable, Dict, List, Mapping, NoReturn, Tuple
+from typing import Any, Callable, Dict, List, Mapping, NoReturn, Sequence, Tuple
 
 import msgspec
 import zmq
@@ -59,15 +59,16 @@ class Model:
         began = time.perf_counter()
         try:
             answers = self._pipeline([msgspec.msgpack.decode(item) for item in message.items])
-            outcomes = [self._outcome(answer) for answer in answers]
+            outcomes = [self._outcome(answer, request_id) for answer, request_id in zip(answers, _ids(message, answers))]
         except Exception as error:
-            log.event("batch_raised", 40, error=repr(error)[:MAX_REASON])
+            log.event("batch_raised", 40, exc_info=True, error=repr(error)[:MAX_REASON], request_ids=message.request_ids)
             return messages.BatchRaised(message.batch_id, _failure(error), _since_ms(began))
         return messages.BatchDone(message.batch_id, outcomes, _since_ms(began))
 
-    def _outcome(self, answer: Any) -> Outcome:
+    def _outcome(self, answer: Any, request_id: str) -> Outcome:
         """Return what one answer becomes: an exception or an answer that the schema refuses fails alone."""
         if isinstance(answer, Exception):
+            log.event("item_failed", 20, error=repr(answer)[:MAX_REASON], request_id=request_id)
             return Outcome(failure=_failure(answer))
         try:
             encoded = _encoder.encode(answer)
@@ -75,9 +76,14 @@ class Model:
         except (TypeError, ValueError, AttributeError, RecursionError) as error:
             problems = {"_schema": [str(error)]}
         if problems:
-            log.event("bad_output", 40, problems=str(problems)[:MAX_REASON])
+            log.event("bad_output", 40, problems=str(problems)[:MAX_REASON], request_id=request_id)
             return Outcome(failure=Failure(ErrorCode.MODEL_ERROR, "The model's answer does not fit its schema."))
         return Outcome(result=msgspec.Raw(encoded))
+
+
+def _ids(message: messages.Run, answers: Sequence[Any]) -> Sequence[str]:
+    """Return a request id per answer, empty where there is none."""
+    return [*message.request_ids, *[""] * len(answers)][: len(answers)]
 
 
 def _failure(error: Exception) -> Failure:

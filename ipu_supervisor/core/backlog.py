@@ -20,7 +20,7 @@ class Waiter(NamedTuple):
 class Computation:
     """One item to compute, and who waits for it."""
 
-    __slots__ = ("key", "name", "item", "size", "arrived", "dispatched", "waiters", "alone", "in_flight")
+    __slots__ = ("key", "name", "item", "size", "arrived", "dispatched", "waiters", "alone", "in_flight", "request_id")
 
     def __init__(self, key: bytes, name: bytes, item: msgspec.Raw, size: int, arrived: float) -> None:
         """Store what is to be computed; `key`: hash of the item, `size` in tokens, `arrived` monotonic seconds."""
@@ -35,6 +35,8 @@ class Computation:
         #: Must run in a batch of its own: it was aboard a batch that raised or a replica that died.
         self.alone = False
         self.in_flight = False
+        #: The request that asked first, for logs; never an identity.
+        self.request_id = ""
 
 
 class Backlog:

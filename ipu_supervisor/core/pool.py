@@ -77,7 +77,7 @@ class Pool:
             if now >= replica.heard_at + STALE_S:
                 actions += self.crew.probe(replica, now)
             replica.happened(Event.DISPATCHED, now)
-            actions.append(Send(replica.name, Run(replica.batch_id, [computation.item for computation in batch])))
+            actions.append(Send(replica.name, _run(replica.batch_id, batch)))
         return actions
 
     # ---- what replicas say -------------------------------------------------------------------------------------------
@@ -176,9 +176,8 @@ class Pool:
         """Do what time asks for: limits, probes, expiry, restarts."""
         actions, overdue = self.crew.watch(now)
         for replica in overdue:
-            actions += self._abandon(replica, now)
             replica.reason = "{}: overdue in {}".format(replica.name, replica.state.value)
-            actions += self.crew.stop(replica, now, replica.reason)
+            actions += self.crew.stop(replica, now, replica.reason) + self._abandon(replica, now)
         actions += self.crew.reconcile(now)
         if not self.crew.hopeful():
             actions += self.requests.abandon(HOPELESS)
@@ -227,3 +226,9 @@ class Pool:
             replica.leaving = True
             actions += self.crew.stop(replica, now, "supervisor stops")
         return actions
+
+
+def _run(batch_id: int, batch: List[Computation]) -> Run:
+    """Return the message that has a replica compute a batch."""
+    items = [computation.item for computation in batch]
+    return Run(batch_id, items, [computation.request_id for computation in batch])

@@ -92,6 +92,7 @@ class Requests:
             return []
         computation = Computation(key, name, call.items[index], max(1, call.sizes[index]), now)
         computation.waiters[waiter] = None
+        computation.request_id = call.request_id
         computation.alone = self.quarantine.deaths(key, now) > 0
         self._shared[name] = computation
         self.backlog.append(computation)
@@ -187,7 +188,8 @@ class Requests:
                 continue
             self.counts["poison"] += 1
             self._land(computation)
-            actions.append(Note("poison", {"model": self.identity.model, "key": computation.key.hex()}))
+            fields = {"model": self.identity.model, "key": computation.key.hex(), "request_id": computation.request_id}
+            actions.append(Note("poison", fields))
             actions += self._settle(list(computation.waiters), Outcome(failure=POISON), Timing(), self.identity)
         self.counts["rerun"] += self._again(innocent)
         return actions

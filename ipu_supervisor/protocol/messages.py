@@ -150,10 +150,11 @@ class CompileGranted(Message, frozen=True, tag="compile_granted"):
 
 
 class Run(Message, frozen=True, tag="run"):
-    """Compute one batch."""
+    """Compute one batch. `request_ids`: who first asked for each item, for the replica's log."""
 
     batch_id: int
     items: List[msgspec.Raw]
+    request_ids: List[str] = []
 
 
 class Probe(Message, frozen=True, tag="probe"):
