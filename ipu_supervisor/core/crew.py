@@ -190,6 +190,7 @@ class Crew:
         """Note the end of a process; decide whether and when it is started again."""
         replica.happened(Event.EXITED, now)
         replica.last_exit = how
+        replica.probe_sent_at = None
         fields = {"model": self.settings.model, "replica": replica.name, "exit": how, "leaving": replica.leaving}
         actions: List[Action] = [Note("replica_exited", fields), CompileOver(replica.name)]
         if replica.leaving:

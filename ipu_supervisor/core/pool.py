@@ -93,7 +93,7 @@ class Pool:
         try:
             actions = self._take(replica, message, now)
         except WrongTransition as error:
-            actions = self._abandon(replica, now) + self.crew.stop(replica, now, str(error))
+            actions = self.crew.stop(replica, now, str(error)) + self._abandon(replica, now)
         return actions + self._dispatch(now)
 
     def _take(self, replica: Replica, message: FromReplica, now: float) -> List[Action]:
