@@ -24,5 +24,5 @@ class Face:
         """Derive the rest from the settings."""
         self.permits = Permits(self.settings.threads)
         self.standing = Standing(self.client)
-        self.metrics = Metrics()
         self.contracts = tuple(contract(model) for model in self.settings.config.models)
+        self.metrics = Metrics(contract.model.name for contract in self.contracts)

@@ -5,6 +5,7 @@ Labels are configured model names and closed lists of codes, never anything a cl
 
 import os
 import re
+import struct
 from collections.abc import Iterable, Iterator
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
@@ -31,6 +32,9 @@ RENAMED: dict[str, tuple[str, dict[str, str]]] = {
 GAUGES = frozenset({"quarantined"})
 #: Counters of the supervisor that are one family, told apart by why it refused.
 REFUSED = "refused_"
+#: What reading another worker's file raises in the microseconds in which that worker makes it, and how often to read it
+#: again before that counts as a fault (chosen; once has been enough in every test).
+TORN, MAX_TORN_READS = (struct.error, RuntimeError, ValueError, FileNotFoundError), 5
 #: What no metric's name may hold.
 NOT_A_NAME = re.compile(r"[^a-z0-9_]")
 
@@ -38,8 +42,8 @@ NOT_A_NAME = re.compile(r"[^a-z0-9_]")
 class Metrics:
     """What one worker counts. Under Gunicorn the values lie in files that all workers of the instance share."""
 
-    def __init__(self) -> None:
-        """Make the figures in a registry of their own."""
+    def __init__(self, models: Iterable[str]) -> None:
+        """Make the figures in a registry of their own; those of `models` are there, as zeros, from the start."""
         self.registry = CollectorRegistry()
         self.requests = Counter("requests", "Answers.", ["model", "code"], NAMESPACE, registry=self.registry)
         self.shed = Counter(
@@ -60,6 +64,16 @@ class Metrics:
         self.queue = self._histogram("request_queue_duration_seconds", "Waiting for a replica.")
         self.batch_wait = self._histogram("batch_wait_seconds", "Waiting in a forming batch.")
         self.inference = self._histogram("inference_duration_seconds", "Computing.")
+        for model in models:
+            for figure in (
+                self.duration,
+                self.queue,
+                self.batch_wait,
+                self.inference,
+                self.cancelled,
+                self.in_progress,
+            ):
+                figure.labels(model)
 
     def _histogram(self, name: str, text: str) -> Histogram:
         """Return a histogram of durations per model."""
@@ -88,6 +102,11 @@ class Metrics:
         else:
             registry.register(self.registry)
         registry.register(SupervisorFigures(list(models), version))
+        for _ in range(MAX_TORN_READS):
+            try:
+                return generate_latest(registry)
+            except TORN:
+                continue
         return generate_latest(registry)
 
 

@@ -19,6 +19,8 @@ CONFIG = """
 allow-extra-parameters = false
 [checks.not_a_server_error]
 expected-statuses = ["2xx", "3xx", "4xx", "503", "504"]
+[checks.negative_data_rejection]
+expected-statuses = ["400", "404", "405", "413", "415", "422", "429", "503", "504"]
 [checks.positive_data_acceptance]
 expected-statuses = ["2xx", "404", "413", "429", "503", "504"]
 """

@@ -1,6 +1,7 @@
 """What the status becomes: `/models` for people and programs, `/metrics` for Prometheus."""
 
 import pytest
+from prometheus_client.mmap_dict import MmapedDict
 from prometheus_client.parser import text_string_to_metric_families
 
 from ipu_supervisor.protocol.errors import ClientGone, ErrorCode, RequestError
@@ -76,6 +77,24 @@ def test_answers_are_counted_by_model_and_code(client, stub):
     assert grown("inference_duration_seconds_bucket", le="0.05") == 1
     assert grown("inference_duration_seconds_bucket", le="0.025") == 0
     assert grown("requests_in_progress") == 0
+
+
+def test_a_file_that_another_worker_is_just_making_is_read_again(app, client, tmp_path, monkeypatch):
+    monkeypatch.setenv("PROMETHEUS_MULTIPROC_DIR", str(tmp_path))
+    half_made = tmp_path / "counter_7.db"
+    half_made.touch()
+    reads = []
+    read = MmapedDict.read_all_values_from_file
+
+    def complete_it_after_a_read(path):
+        reads.append(path)
+        if len(reads) == 2:
+            MmapedDict(path).close()
+        return read(path)
+
+    monkeypatch.setattr(MmapedDict, "read_all_values_from_file", staticmethod(complete_it_after_a_read))
+    assert client.get("/metrics").status_code == 200
+    assert len(reads) == 2
 
 
 def test_the_supervisors_figures_are_exposed(client):
