@@ -153,8 +153,12 @@ def test_a_client_that_hung_up_is_a_499_of_the_log(client, stub, caplog):
 
 
 def test_a_reply_with_too_few_outcomes_is_a_protocol_fault(client, stub, monkeypatch):
-    monkeypatch.setattr(stub, "_outcome", lambda model, item: failed(ErrorCode.PROTOCOL))
-    assert client.post("/echo", json={"text": "a"}).status_code == 502
+    call = stub.call
+    short = lambda *args, **kwargs: msgspec.structs.replace(call(*args, **kwargs), outcomes=[])  # noqa: E731
+    monkeypatch.setattr(stub, "call", short)
+    for route, body in (("/echo", {"text": "a"}), ("/echo/batch", {"inputs": [{"text": "a"}]})):
+        response = client.post(route, json=body)
+        assert (response.status_code, response.json["error"]["code"]) == (502, "PROTOCOL")
 
 
 def test_an_older_file_takes_any_object_and_nothing_else(client):
