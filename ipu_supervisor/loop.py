@@ -4,9 +4,7 @@ One thread. Signal handlers only note the signal; each turn takes in what arrive
 """
 
 import collections
-import json
 import os
-import pathlib
 import signal
 import socket
 import time
@@ -15,6 +13,7 @@ from typing import Any, Deque, Dict, Iterable, List, Mapping, Optional, Set
 import zmq
 
 from ipu_supervisor import devices, log, operate, status
+from ipu_supervisor.clock import StallFreeClock
 from ipu_supervisor.config import Config, ModelConfig
 from ipu_supervisor.core import actions
 from ipu_supervisor.core.compiles import CompileGate
@@ -22,6 +21,7 @@ from ipu_supervisor.core.crew import PoolSettings
 from ipu_supervisor.core.pool import Pool
 from ipu_supervisor.front import TURN, Front, refused
 from ipu_supervisor.launchers.local import LocalLauncher
+from ipu_supervisor.loads import Loads
 from ipu_supervisor.protocol import messages
 from ipu_supervisor.protocol.errors import ErrorCode, ProtocolError
 from ipu_supervisor.sockets import Sockets
@@ -55,7 +55,8 @@ class Supervisor:
         self._poller = zmq.Poller()
         self._drain_until: Optional[float] = None
         self._stop_until: Optional[float] = None
-        self._clock = _StallFreeClock()
+        self._clock = StallFreeClock()
+        self._loads = Loads(config.run_dir)
 
     # ---- life --------------------------------------------------------------------------------------------------------
 
@@ -85,7 +86,7 @@ class Supervisor:
         for source in (self.sockets.front, self.sockets.replicas, self.sockets.operator, self._wake.fileno()):
             self._poller.register(source, zmq.POLLIN)
         now = self._clock()
-        loads = _read_loads(self.config.run_dir)
+        loads = self._loads.read()
         for model in self.config.models:
             self.pools[model.name] = Pool(pool_settings(model, self.config, loads.get(model.name)), now)
         log.event("supervisor_started", endpoint=self.config.endpoint, models=sorted(self.pools), pid=os.getpid())
@@ -235,7 +236,7 @@ class Supervisor:
             self.gate.leaves(action.replica)
             self._grant(now)
         elif isinstance(action, actions.LoadMeasured):
-            _keep_load(self.config.run_dir, action.model, action.load_s)
+            self._loads.keep(action.model, action.load_s)
 
     def _send(self, action: actions.Send) -> None:
         """Send to a replica; one that is not there any more is about to be reaped."""
@@ -305,34 +306,6 @@ class Supervisor:
                 self.perform(pool.stop_all(now), now)
 
 
-class _StallFreeClock:
-    """Monotonic seconds, less the time in which this process itself did not run (stopped, or its host suspended).
-
-    So a supervisor that wakes after a stall does not take its own absence for the replicas' silence.
-    """
-
-    #: A turn that took longer than it meant to by this much was a stall, seconds.
-    STALL_S = 2.0
-
-    def __init__(self) -> None:
-        """Begin without a stall."""
-        self._lost_s = 0.0
-        self._began = time.monotonic()
-
-    def __call__(self) -> float:
-        """Return the moment."""
-        return time.monotonic() - self._lost_s
-
-    def slept(self, meant_s: float) -> None:
-        """Note the end of a sleep that was meant to last at most `meant_s`."""
-        moment = time.monotonic()
-        excess = moment - self._began - meant_s
-        if excess > self.STALL_S:
-            self._lost_s += excess
-            log.event("supervisor_stalled", 30, stalled_s=round(excess, 3))
-        self._began = moment
-
-
 def pool_settings(model: ModelConfig, config: Config, load_s: Optional[float]) -> PoolSettings:
     """Return what the pool of a model needs to know."""
     return PoolSettings(
@@ -346,20 +319,3 @@ def pool_settings(model: ModelConfig, config: Config, load_s: Optional[float]) -
         load_s=load_s,
         cost=devices.cost(model),
     )
-
-
-def _read_loads(run_dir: pathlib.Path) -> Dict[str, float]:
-    """Return the load times that earlier supervisors measured; a file that is damaged counts as none."""
-    try:
-        loads = json.loads((run_dir / "load_s.json").read_text(encoding="utf-8"))
-        return {str(model): float(seconds) for model, seconds in loads.items()}
-    except (OSError, ValueError, AttributeError, TypeError):
-        return {}
-
-
-def _keep_load(run_dir: pathlib.Path, model: str, load_s: float) -> None:
-    """Keep a measured load time for the next supervisor."""
-    path = run_dir / "load_s.json"
-    fresh = path.with_suffix(".new")
-    fresh.write_text(json.dumps({**_read_loads(run_dir), model: round(load_s, 3)}), encoding="utf-8")
-    fresh.replace(path)
