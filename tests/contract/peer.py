@@ -1,8 +1,8 @@
-"""Stands for the supervisor on a real socket, and misbehaves as it is told.
+"""Stands for the supervisor on a real socket, and misbehaves as it is told. For the tests of the client.
 
-For the tests of the client. A thread with a ROUTER of its own. Each call takes the next word of the plan; with no plan left
-it is echoed. After a death the next incarnation binds the same path, in a new context: as with a process that was killed
-and started again.
+A thread with a ROUTER of its own. Each call takes the next word of the plan, or of the plan that it brings in its request
+id; with no word left it is echoed. After a death the next incarnation binds the same path, in a new context: as with a
+process that was killed and started again.
 """
 
 import collections
@@ -89,7 +89,7 @@ class Peer:
         elif isinstance(message, Call):
             self.calls.append(message)
             self.on_call(message)
-            word = self.plan.popleft() if self.plan else "echo"
+            word = self._word(message)
             held, self._held = ([], self._held) if word == "late" else (self._held, [])
             for frames in held:
                 self._send_frames(frames)
@@ -97,6 +97,13 @@ class Peer:
         else:
             self.queries += 1
             self._send(envelope, STATUS)
+
+    def _word(self, call: Call) -> str:
+        """Return what to do: the word for this attempt in the call's own plan, or the next of the peer's."""
+        if call.request_id:
+            attempts = [seen for seen in self.calls if seen.call_id == call.call_id]
+            return (call.request_id.split(",") + ["echo"] * len(attempts))[len(attempts) - 1]
+        return self.plan.popleft() if self.plan else "echo"
 
     def _send(self, envelope: List[bytes], message: messages.ToService) -> None:
         self._send_frames([*envelope, messages.encode(message)])
