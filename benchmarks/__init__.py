@@ -1,1 +1,1 @@
-"""Load tests and comparisons: `make bench`. Each figure is a ratio within one run; absolute numbers are this machine's."""
+"""Load tests and comparisons: `make bench`. Read ratios within one run; absolute numbers are the machine's."""

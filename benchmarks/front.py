@@ -16,7 +16,7 @@ SECONDS = 5.0
 
 def main() -> None:
     """Measure both at 1, 16 and 64 clients, in turn."""
-    print(f"{'clients':>8} {'bare/s':>8} {'ours/s':>8} {'ratio':>6} {'bare p50':>9} {'our p50':>8} {'our p95':>8} {'not 200':>8}")
+    print(" clients   bare/s   ours/s  ratio  bare p50   our p50   our p95  not 200")
     with stack([{"model": "echo", "max_batch_size": 32}]) as ours, processes() as spawn:
         bare = _bare(spawn, ours)
         for clients in (1, 16, 64):

@@ -29,7 +29,7 @@ def main() -> None:
             before, began = _cpu_s(daemon.child.pid), time.monotonic()
             _run(daemon.endpoint)
             cpu_s, wall_s = _cpu_s(daemon.child.pid) - before, time.monotonic() - began
-        print(f"batches of {largest:2}: {REQUESTS / cpu_s:7.0f} per core-second, {REQUESTS / wall_s:7.0f} per second of wall time")
+        print(f"batches of {largest:2}: {REQUESTS / cpu_s:7.0f} per core-second, {REQUESTS / wall_s:7.0f} per second")
 
 
 def _run(endpoint: str) -> None:

@@ -58,9 +58,11 @@ def run(settings: config.Config, given: argparse.Namespace) -> int:
 def check_config(settings: config.Config, given: argparse.Namespace) -> int:
     """Say what would be served; nothing is started."""
     for model in settings.models:
-        print("{}: POST {}, {} on {}, {} replica(s)".format(
-            model.name, model.route, model.checkpoint or "no checkpoint", model.device, model.replicas
-        ))
+        print(
+            "{}: POST {}, {} on {}, {} replica(s)".format(
+                model.name, model.route, model.checkpoint or "no checkpoint", model.device, model.replicas
+            )
+        )
     print("{} model(s), listening on {}".format(len(settings.models), settings.endpoint))
     return 0
 
@@ -124,9 +126,11 @@ def command(settings: config.Config, given: argparse.Namespace) -> int:
 
 def render(status: messages.Status) -> str:
     """Return the status as lines for people."""
-    lines = ["supervisor {} pid {} up {:.0f} s{}".format(
-        status.version, status.pid, status.uptime_s, ", draining" if status.draining else ""
-    )]
+    lines = [
+        "supervisor {} pid {} up {:.0f} s{}".format(
+            status.version, status.pid, status.uptime_s, ", draining" if status.draining else ""
+        )
+    ]
     for model in status.models:
         lines += _model_lines(model)
     return "\n".join(lines)
@@ -136,16 +140,26 @@ def _model_lines(model: messages.ModelStatus) -> List[str]:
     """Return the lines of one model."""
     what = "{}{}".format(model.identity.checkpoint or "-", " (demo)" if model.identity.demo else "")
     counts: Dict[str, float] = model.counters
-    lines = ["{:20} {:9} {} backlog {}/{} in flight {} computed {:.0f} restarts {:.0f}".format(
-        model.model, "ready" if model.ready else "NOT READY", what, model.backlog, model.max_backlog, model.in_flight,
-        counts.get("computed", 0), counts.get("restarts", 0),
-    )]
+    lines = [
+        "{:20} {:9} {} backlog {}/{} in flight {} computed {:.0f} restarts {:.0f}".format(
+            model.model,
+            "ready" if model.ready else "NOT READY",
+            what,
+            model.backlog,
+            model.max_backlog,
+            model.in_flight,
+            counts.get("computed", 0),
+            counts.get("restarts", 0),
+        )
+    ]
     lines += ["    " + text for text in (model.reason, *model.last_stderr[-5:]) if text]
     for replica in model.replicas:
         died = "  last: " + replica.last_exit if replica.last_exit else ""
-        lines.append("    {:24} {:18} {:8.1f} s  pid {}{}".format(
-            replica.replica, replica.state, replica.since_s, replica.pid, died
-        ))
+        lines.append(
+            "    {:24} {:18} {:8.1f} s  pid {}{}".format(
+                replica.replica, replica.state, replica.since_s, replica.pid, died
+            )
+        )
     return lines
 
 

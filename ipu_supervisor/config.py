@@ -156,7 +156,8 @@ class EnvironmentSchema(Schema):
         metadata={"description": "Where the supervisor listens: `ipc://PATH` or `tcp://HOST:PORT`."},
     )
     SUPERVISOR_RUN_DIR = fields.String(
-        load_default="", metadata={"description": "Folder of the supervisor's sockets and lock; default: that of the endpoint."}
+        load_default="",
+        metadata={"description": "Folder of the supervisor's sockets and lock; default: that of the endpoint."},
     )
     SUPERVISOR_CURVE_KEYS = fields.String(
         load_default="", metadata={"description": "Folder of CURVE keys; needed for `tcp://` beyond loopback."}
@@ -164,7 +165,9 @@ class EnvironmentSchema(Schema):
     CHECKPOINTS = fields.String(
         load_default="hub",
         validate=validate.OneOf(["hub", "demo", "auto"]),
-        metadata={"description": "`hub`: exactly the named checkpoints. `demo`: the built-in ones. `auto`: hub, or demo if unreachable."},
+        metadata={
+            "description": "`hub`: the named checkpoints. `demo`: built-in ones. `auto`: hub, or demo if unreachable."
+        },
     )
     MODELS_PATH = fields.String(
         load_default="", metadata={"description": "Extra folders of model files, separated by `:`; searched first."}
@@ -310,6 +313,14 @@ def _doubled(models: List[ModelConfig]) -> List[str]:
     names = [model.name for model in models]
     routes = [model.route for model in models]
     return [
-        *("the model {!r} is there twice; set its replicas instead".format(name) for name in sorted(set(names)) if names.count(name) > 1),
-        *("the route {!r} is taken twice".format(route) for route in sorted(set(routes)) if routes.count(route) > 1 and len(set(names)) == len(names)),
+        *(
+            "the model {!r} is there twice; set its replicas instead".format(name)
+            for name in sorted(set(names))
+            if names.count(name) > 1
+        ),
+        *(
+            "the route {!r} is taken twice".format(route)
+            for route in sorted(set(routes))
+            if routes.count(route) > 1 and len(set(names)) == len(names)
+        ),
     ]

@@ -54,7 +54,7 @@ def threads_per_replica(replicas: int) -> int:
 
 
 def cost(model: ModelConfig) -> Cost:
-    """Return the cost model of a model's device. On a plain CPU a padded batch is slower than its members one by one."""
+    """Return the cost model of a model's device; on a plain CPU a padded batch is slower than its members singly."""
     cuda = model.device == "cuda" or (model.device == "auto" and bool(cuda_count()) and bool(model.task))
     largest = model.max_batch_size or (CUDA_BATCH if cuda else 1)
     return SINGLY if largest == 1 else filling(largest, model.max_batch_tokens)

@@ -44,7 +44,7 @@ class Front:
         return arrived
 
     def expect(self, call_id: bytes, envelope: Envelope) -> bool:
-        """Remember where a call's reply goes; say whether the call is new. A re-sent call moves its reply to the new place."""
+        """Remember where a call's reply goes; say whether the call is new. A re-sent call moves its reply."""
         known = call_id in self._envelopes
         self._envelopes[call_id] = envelope
         return not known
@@ -65,7 +65,9 @@ class Front:
         """Send one message; an asker that is gone is counted, a reply too large is replaced by a failure."""
         frame = messages.encode(message)
         if len(frame) > messages.MAX_MESSAGE_BYTES and isinstance(message, Reply):
-            failure = Failure(ErrorCode.MODEL_ERROR, "The answers together are too large to send; ask for fewer at a time.")
+            failure = Failure(
+                ErrorCode.MODEL_ERROR, "The answers together are too large to send; ask for fewer at a time."
+            )
             frame = messages.encode(refused(message.call_id, len(message.outcomes), failure, message.identity))
         try:
             self._socket.send_multipart([*envelope, frame], zmq.NOBLOCK)
@@ -106,5 +108,3 @@ def check(message: Union[Call, Cancel, StatusQuery]) -> None:
 def refused(call_id: bytes, items: int, failure: Failure, identity: messages.Identity) -> Reply:
     """Return the reply that gives every item of a call the same failure."""
     return Reply(call_id, [Outcome(failure=failure)] * items, messages.Timing(), identity)
-
-

@@ -123,7 +123,7 @@ class Supervisor:
         self._stop_when_drained(now)
 
     def _sleep(self) -> Dict[Any, int]:
-        """Wait for a socket, a signal, a replica's stderr, or the next moment that a pool named; return what happened."""
+        """Wait for a socket, a signal, a replica's stderr, or the next moment of a pool; return what happened."""
         moments = [pool.wake_at() for pool in self.pools.values()] + [self._drain_until, self._stop_until]
         wake_at = min((moment for moment in moments if moment is not None), default=None)
         sleep_s = MAX_SLEEP_S if wake_at is None else min(MAX_SLEEP_S, max(0.0, wake_at - self._clock()))

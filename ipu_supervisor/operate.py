@@ -1,4 +1,4 @@
-"""The operator's verbs: drain, reload, scale. They come on a socket of their own that only the supervisor's user may open."""
+"""The operator's verbs: drain, reload, scale. They come on a socket that only the supervisor's user may open."""
 
 from typing import TYPE_CHECKING, List
 

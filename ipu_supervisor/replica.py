@@ -59,9 +59,13 @@ class Model:
         began = time.perf_counter()
         try:
             answers = self._pipeline([msgspec.msgpack.decode(item) for item in message.items])
-            outcomes = [self._outcome(answer, request_id) for answer, request_id in zip(answers, _ids(message, answers))]
-        except Exception as error:
-            log.event("batch_raised", 40, exc_info=True, error=repr(error)[:MAX_REASON], request_ids=message.request_ids)
+            outcomes = [
+                self._outcome(answer, request_id) for answer, request_id in zip(answers, _ids(message, answers))
+            ]
+        except Exception as error:  # noqa: BLE001  # a model file may raise anything
+            log.event(
+                "batch_raised", 40, exc_info=True, error=repr(error)[:MAX_REASON], request_ids=message.request_ids
+            )
             return messages.BatchRaised(message.batch_id, _failure(error), _since_ms(began))
         return messages.BatchDone(message.batch_id, outcomes, _since_ms(began))
 
@@ -129,7 +133,13 @@ def load(spec: Mapping[str, Any]) -> Tuple[Model, Identity]:
 
     file = catalog.find(spec["model"], [pathlib.Path(path) for path in spec["models_path"]])
     engine = engines.load(
-        spec["task"], spec["checkpoint"], spec["revision"], spec["checkpoints"], spec["device"], spec["dtype"], spec["threads"]
+        spec["task"],
+        spec["checkpoint"],
+        spec["revision"],
+        spec["checkpoints"],
+        spec["device"],
+        spec["dtype"],
+        spec["threads"],
     )
     pipeline = older.pipeline_for(file, engine, spec["options"])
     identity = Identity(file.name)
@@ -177,7 +187,7 @@ def main() -> None:
     link = Link(spec["replica"], spec["endpoint"])
     try:
         model = prepare(link, spec)
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001  # a model file may raise anything
         log.event("replica_unable", 40, replica=spec["replica"], error=repr(error))
         sys.stderr.flush()
         link.say(messages.Unable(_reason(error), final=_is_final(error)))

@@ -12,7 +12,8 @@ from zmq.auth.thread import ThreadAuthenticator
 from ipu_supervisor.config import Config
 from ipu_supervisor.protocol import messages
 
-#: Modes of the run folder, of the socket that the web side opens, and of those that only the supervisor's user may open.
+#: Modes of the run folder, of the socket that the web side opens, and of those that only the supervisor's user may
+#: open.
 RUN_DIR_MODE, FRONT_MODE, PRIVATE_MODE = 0o750, 0o660, 0o600
 #: Most messages that may wait in a socket for one peer (chosen: far over what one web thread can send).
 HIGH_WATER_MARK = 10_000
@@ -34,7 +35,7 @@ class Sockets:
         self._files: List[pathlib.Path] = []
 
     def open(self) -> None:
-        """Take the lock, then bind. Raises `AlreadyRunning`; a second bind on a live `ipc://` path would succeed silently."""
+        """Take the lock, then bind: a second bind on a live `ipc://` path would succeed silently. Raises `AlreadyRunning`."""
         folder = self._config.run_dir
         folder.mkdir(mode=RUN_DIR_MODE, parents=True, exist_ok=True)
         self._take_lock(folder / "supervisor.lock")

@@ -43,7 +43,9 @@ def _model(supervisor: "Supervisor", name: str, pool: Pool, now: float) -> Model
         expected_wait_s=requests.expected_wait_s(crew.usable()),
         load_s=crew.load_s or 0.0,
         last_error=crew.last_error,
-        last_stderr=[line for replica in crew.all() for line in supervisor.launcher.last_words(replica.place)] if failing else [],
+        last_stderr=[line for replica in crew.all() for line in supervisor.launcher.last_words(replica.place)]
+        if failing
+        else [],
         counters=_counters(pool, now),
     )
 

@@ -44,7 +44,7 @@ class Backlog:
 
     def __init__(self) -> None:
         """Begin empty."""
-        self._queue: "collections.OrderedDict[Computation, None]" = collections.OrderedDict()
+        self._queue: collections.OrderedDict[Computation, None] = collections.OrderedDict()
         self.size = 0
 
     def __len__(self) -> int:

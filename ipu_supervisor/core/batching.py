@@ -11,7 +11,7 @@ WINDOW = 4
 class Cost(NamedTuple):
     """Time as a function of a batch: `fixed + n * longest * per_token`, in arbitrary units.
 
-    `per_token` 0: a batch costs the same however full it is (static shapes). `fixed` 0: a batch never pays (a plain CPU).
+    `per_token` 0: a batch costs the same however full it is (static shapes). `fixed` 0: a batch never pays (plain CPU).
     """
 
     fixed: float

@@ -1,4 +1,4 @@
-"""The replicas of one model and their lives: how many there should be, when each is started, overdue, stopped or given up.
+"""The replicas of one model and their lives: how many there should be, when each starts, is overdue, stopped, given up.
 
 Knows nothing of requests. Every method takes `now` (monotonic seconds) and returns what the loop is to do.
 """
@@ -242,7 +242,7 @@ class Crew:
         ]
 
     def _surplus(self) -> List[Replica]:
-        """Return the replicas to let go now: older ones as newer ones are usable, and those beyond the wanted number."""
+        """Return the replicas to let go now: older ones as newer ones are usable, and those beyond the wanted."""
         current, older = self._members(True), self._members(False)
         usable = sum(replica.state in USABLE for replica in current)
         kept = max(0, self.wanted - usable)

@@ -113,7 +113,7 @@ class Pool:
         return []
 
     def granted(self, name: str, now: float) -> List[Action]:
-        """It is a replica's turn to compile."""
+        """Let a replica compile: it is its turn."""
         replica = self.crew.named(name)
         if replica is None or replica.state is not State.WAITING_TO_COMPILE:
             return [CompileOver(name)]
@@ -189,7 +189,7 @@ class Pool:
         return min((moment for moment in moments if moment is not None), default=None)
 
     def _abandon(self, replica: Replica, now: float) -> List[Action]:
-        """Take the computations off a replica that will not answer; a lone suspect's doing is not held against the replica."""
+        """Take the computations off a replica that will not answer; what a lone suspect did is not held against it."""
         batch, replica.aboard = replica.aboard, []
         if not batch:
             return []

@@ -16,7 +16,7 @@ class Quarantine:
 
     def __init__(self) -> None:
         """Begin with nobody accused."""
-        self._deaths: "collections.OrderedDict[bytes, Tuple[int, float]]" = collections.OrderedDict()
+        self._deaths: collections.OrderedDict[bytes, Tuple[int, float]] = collections.OrderedDict()
 
     def died(self, key: bytes, now: float) -> bool:
         """Note that a replica died with this input aboard; say whether the input is poison now."""

@@ -1,6 +1,6 @@
 """The request side of one model: admission, coalescing, and who gets which outcome.
 
-Knows calls, computations and the backlog; nothing of replicas beyond "these computations were answered, raised, or lost".
+Knows calls, computations and the backlog; of replicas only that computations were answered, raised, or lost.
 """
 
 import collections

@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 from collections import deque
-from typing import Any, Deque, Dict, List, Mapping, NamedTuple
+from typing import IO, Any, Deque, Dict, List, Mapping, NamedTuple, cast
 
 #: How many of the last lines of a replica's stderr are kept (chosen: a traceback fits).
 LAST_LINES = 30
@@ -30,6 +30,8 @@ class _Child:
     def __init__(self, process: "subprocess.Popen[bytes]") -> None:
         """Store the process."""
         self.process = process
+        self.stdin = cast(IO[bytes], process.stdin)
+        self.stderr = cast(IO[bytes], process.stderr)
         self.partial = b""
         #: The process, or what it started, may still write to stderr.
         self.talks = True
@@ -45,7 +47,7 @@ class LocalLauncher:
         self._last_words: Dict[str, List[str]] = {}
 
     def spawn(self, replica: str, spec: Mapping[str, Any], environ: Mapping[str, str]) -> int:
-        """Start a replica process and return its pid; `spec` goes to its stdin, never on a command line. Raises `OSError`."""
+        """Start a replica process, return its pid; `spec` goes to its stdin, on no command line. Raises `OSError`."""
         process = subprocess.Popen(
             [sys.executable, "-m", "ipu_supervisor.replica"],
             stdin=subprocess.PIPE,
@@ -54,18 +56,17 @@ class LocalLauncher:
             env=dict(environ),
         )
         child = self._children[replica] = _Child(process)
-        assert process.stdin is not None and process.stderr is not None
-        os.set_blocking(process.stderr.fileno(), False)
+        os.set_blocking(child.stderr.fileno(), False)
         try:
-            process.stdin.write(json.dumps(dict(spec), default=str).encode())
-            process.stdin.close()
+            child.stdin.write(json.dumps(dict(spec), default=str).encode())
+            child.stdin.close()
         except BrokenPipeError:
             child.lines.append("died before it read its instructions")
         return process.pid
 
     def stderr_fds(self) -> List[int]:
         """Return the descriptors that `forward` reads; one that was closed would be readable for ever."""
-        return [_stderr_fd(child) for child in self._children.values() if child.talks]
+        return [child.stderr.fileno() for child in self._children.values() if child.talks]
 
     def forward(self) -> None:
         """Pass on what the replicas wrote to stderr, and keep the last lines."""
@@ -111,8 +112,7 @@ class LocalLauncher:
         self.signal(name, signal.SIGKILL)
         child = self._children.pop(name)
         self._drain(child)
-        if child.process.stderr is not None:
-            child.process.stderr.close()
+        child.stderr.close()
         self._last_words[name.rpartition(".")[0]] = list(child.lines)
         return Exit(name, describe(child.process.returncode))
 
@@ -120,7 +120,7 @@ class LocalLauncher:
         """Read what is there, whole lines go on to our own stderr."""
         while True:
             try:
-                chunk = os.read(_stderr_fd(child), CHUNK_BYTES)
+                chunk = os.read(child.stderr.fileno(), CHUNK_BYTES)
             except BlockingIOError:
                 return
             if not chunk:
@@ -131,12 +131,6 @@ class LocalLauncher:
             *whole, child.partial = (child.partial + chunk).split(b"\n")
             child.partial = child.partial[-CHUNK_BYTES:]
             child.lines.extend(line.decode("utf-8", "replace")[:500] for line in whole)
-
-
-def _stderr_fd(child: _Child) -> int:
-    """Return the descriptor of a child's stderr."""
-    assert child.process.stderr is not None
-    return child.process.stderr.fileno()
 
 
 def describe(returncode: int) -> str:

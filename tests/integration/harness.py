@@ -21,7 +21,9 @@ ROOT = pathlib.Path(__file__).resolve().parents[2]
 class Daemon:
     """One supervisor in a folder of its own, started as its users start it."""
 
-    def __init__(self, spawn: Callable[..., Any], folder: pathlib.Path, models: List[Dict[str, Any]], **env: str) -> None:
+    def __init__(
+        self, spawn: Callable[..., Any], folder: pathlib.Path, models: List[Dict[str, Any]], **env: str
+    ) -> None:
         """Store how to start it."""
         self._spawn = spawn
         self.folder = folder
@@ -82,7 +84,9 @@ def echo(replicas: int = 1, options: Optional[Dict[str, Any]] = None, **settings
 def alive(pid: int) -> bool:
     """Say whether a process runs (a zombie does not)."""
     try:
-        return pathlib.Path("/proc/{}/stat".format(pid)).read_text(encoding="utf-8").rpartition(")")[2].split()[0] != "Z"
+        return (
+            pathlib.Path("/proc/{}/stat".format(pid)).read_text(encoding="utf-8").rpartition(")")[2].split()[0] != "Z"
+        )
     except (FileNotFoundError, ProcessLookupError):
         return False
 
@@ -93,6 +97,12 @@ def kill(pid: int, number: int = signal.SIGKILL) -> None:
         os.kill(pid, number)
     except ProcessLookupError:
         return
+
+
+def end(pid: int, wait_until: Callable[..., None]) -> None:
+    """Kill a process and wait until it is gone."""
+    kill(pid)
+    wait_until(lambda: not alive(pid))
 
 
 class Load:
@@ -126,6 +136,11 @@ class Load:
         """Return how many requests were answered so far."""
         return len(self.answers)
 
+    def go_on(self, wait_until: Callable[..., None]) -> None:
+        """Wait until ten more requests are answered."""
+        enough = self.answered() + 10
+        wait_until(lambda: self.answered() > enough, what="requests are answered again")
+
     def wrong(self) -> Dict[str, List[str]]:
         """Return the requests that got another's answer, or two."""
         return {text: answers for text, answers in self.answers.items() if answers != [text]}
@@ -139,7 +154,7 @@ class Load:
             began = time.monotonic()
             try:
                 answer, error = self._ask(text), ""
-            except Exception as raised:
+            except Exception as raised:  # noqa: BLE001  # counted, and shown by the test
                 answer, error = "", "{}: {}".format(type(raised).__name__, raised)
             with self._lock:
                 self.slowest_s = max(self.slowest_s, time.monotonic() - began)

@@ -23,7 +23,9 @@ class Answer(NamedTuple):
 class Stack:
     """A supervisor and a Gunicorn in front of it."""
 
-    def __init__(self, spawn: Callable[..., Any], folder: pathlib.Path, models: list[dict[str, Any]], **env: str) -> None:
+    def __init__(
+        self, spawn: Callable[..., Any], folder: pathlib.Path, models: list[dict[str, Any]], **env: str
+    ) -> None:
         """Store how to start them."""
         self._spawn = spawn
         self.port = free_port()

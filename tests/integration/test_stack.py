@@ -9,7 +9,7 @@ import time
 import gunicorn  # noqa: F401  # this file needs the web half
 import pytest
 
-from tests.integration.harness import Load, alive, echo, kill
+from tests.integration.harness import Load, alive, echo, end, kill
 from tests.integration.stack import Stack, hang_up, maps, private_mb
 
 #: How many kills each test makes.
@@ -57,11 +57,8 @@ def test_replicas_killed_under_load_every_http_request_is_answered_200(spawn, sh
     with Load(8, asker(stack)) as load:
         for _ in range(KILLS):
             pause.wait(chance.uniform(0.1, 0.6))
-            victim = chance.choice(stack.daemon.pids())
-            kill(victim)
-            wait_until(lambda: not alive(victim))
-            seen = load.answered()
-            wait_until(lambda: load.answered() > seen + 10)
+            end(chance.choice(stack.daemon.pids()), wait_until)
+            load.go_on(wait_until)
     print(f"requests {len(load.asked)}, 200s {len(load.answers)}, executions {sum(stack.daemon.executions().values())}")
     assert (load.errors, load.wrong()) == ({}, {})
     assert len(load.asked) > 100
@@ -78,8 +75,7 @@ def test_supervisor_killed_under_load_99_percent_of_http_requests_are_answered_2
             kill(stack.daemon.child.pid)
             stack.daemon.child.process.wait(10)
             stack.daemon.start()
-            seen = load.answered()
-            wait_until(lambda: load.answered() > seen + 10)
+            load.go_on(wait_until)
     print(f"requests {len(load.asked)}, 200s {len(load.answers)}, slowest {load.slowest_s:.2f} s, errors {load.errors}")
     assert not load.wrong()
     assert len(load.answers) >= 0.99 * len(load.asked) > 100

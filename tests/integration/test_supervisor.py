@@ -1,4 +1,4 @@
-"""The daemon as its operator sees it: starts, refuses, stops, tells why; and what it does with bad inputs and bad replicas."""
+"""The daemon as its operator sees it: starts, refuses, stops, tells why; what it does with bad inputs and replicas."""
 
 import os
 import pathlib
@@ -44,7 +44,7 @@ def command(daemon, *arguments):
     """Run one command of the command line in the daemon's environment."""
     env = {**os.environ, **daemon.env}
     args = [sys.executable, "-m", "ipu_supervisor", *arguments]
-    return subprocess.run(args, env=env, cwd=str(ROOT), stdout=subprocess.PIPE, stderr=subprocess.PIPE, timeout=30, check=False)
+    return subprocess.run(args, env=env, cwd=str(ROOT), capture_output=True, timeout=30, check=False)
 
 
 def in_thread(function, *arguments, **named):
@@ -54,7 +54,7 @@ def in_thread(function, *arguments, **named):
     def run():
         try:
             done.append(function(*arguments, **named))
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001  # the test looks at it
             done.append(error)
 
     thread = threading.Thread(target=run)
@@ -93,7 +93,9 @@ def test_killed_supervisor_takes_its_replicas_along_even_frozen_ones(daemon, wai
 
 
 def test_every_fault_of_the_settings_is_named_at_once(short_dir, spawn):
-    daemon = Daemon(spawn, short_dir, [{"model": "nope"}, {"model": "echo", "replicas": 0, "colour": 1}], LOG_LEVEL="LOUD")
+    daemon = Daemon(
+        spawn, short_dir, [{"model": "nope"}, {"model": "echo", "replicas": 0, "colour": 1}], LOG_LEVEL="LOUD"
+    )
     done = command(daemon, "run")
     assert done.returncode == 78
     for part in (b"nope", b"replicas", b"colour", b"LOG_LEVEL"):
@@ -203,9 +205,7 @@ def test_nobody_waits_beside_an_idle_replica(spawn, short_dir, wait_until):
 
 
 def test_equal_requests_in_flight_run_once(daemon, wait_until):
-    asked = [
-        in_thread(daemon.ask, "same", delay_ms=700, client=SupervisorClient(daemon.endpoint)) for _ in range(8)
-    ]
+    asked = [in_thread(daemon.ask, "same", delay_ms=700, client=SupervisorClient(daemon.endpoint)) for _ in range(8)]
     for thread, _ in asked:
         thread.join(10)
     assert [result(done[0]) for _, done in asked] == ["same"] * 8
@@ -343,7 +343,8 @@ def test_tcp_beyond_loopback_needs_keys_and_works_with_them(spawn, short_dir, wa
 
 def test_replicas_see_the_settings_of_the_env_file(spawn, short_dir, wait_until):
     (short_dir / "see.py").write_text(
-        "import os\nclass Pipeline:\n    def __call__(self, inputs):\n        return {'level': os.environ.get('POPTORCH_LOG_LEVEL')}\n",
+        "import os\nclass Pipeline:\n    def __call__(self, inputs):\n"
+        "        return {'level': os.environ.get('POPTORCH_LOG_LEVEL')}\n",
         encoding="utf-8",
     )
     (short_dir / ".env").write_text("POPTORCH_LOG_LEVEL=ERR\n", encoding="utf-8")
