@@ -35,7 +35,7 @@ class Sockets:
         self._files: List[pathlib.Path] = []
 
     def open(self) -> None:
-        """Take the lock, then bind: a second bind on a live `ipc://` path would succeed silently. Raises `AlreadyRunning`."""
+        """Take the lock, then bind (a second bind on a live path would succeed silently). Raises `AlreadyRunning`."""
         folder = self._config.run_dir
         folder.mkdir(mode=RUN_DIR_MODE, parents=True, exist_ok=True)
         self._take_lock(folder / "supervisor.lock")

@@ -9,6 +9,7 @@ import os
 import pathlib
 import resource
 import shutil
+import signal
 import socket
 import struct
 import sys
@@ -95,7 +96,11 @@ def pre_fork(server: Any, worker: Any) -> None:
 
 
 def post_fork(server: Any, worker: Any) -> None:
-    """Log in our shape, and count in the file of the worker's number."""
+    """Log in our shape, and count in the file of the worker's number.
+
+    Until the worker has signal handlers of its own, it must not swallow a SIGTERM in those it inherited from the master.
+    """
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
     from prometheus_client import values
 
     log.configure(settings.config.log_level, settings.config.log_format)
