@@ -1,6 +1,6 @@
 """Stands for the supervisor on a real socket, and misbehaves as it is told. For the tests of the client.
 
-A thread with a ROUTER of its own. Each call takes the next word of the plan, or of the plan that it brings in its request
+A thread with a ROUTER of its own. Each call takes the next word of the plan, or of the plan it brings in its request
 id; with no word left it is echoed. After a death the next incarnation binds the same path, in a new context: as with a
 process that was killed and started again.
 """
