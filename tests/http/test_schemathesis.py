@@ -1,4 +1,4 @@
-"""Generated requests, valid and invalid, get only answers that the OpenAPI document promises."""
+"""The generated requests of `tests/integration/test_schemathesis.py` do find what breaks the OpenAPI document's promises."""
 
 import pytest
 
@@ -9,16 +9,6 @@ pytest.importorskip(
     "schemathesis", reason="schemathesis is not installed: the document is not held against the service"
 )
 pytestmark = [pytest.mark.service, pytest.mark.slow, pytest.mark.timeout(600)]
-
-#: Generated requests per operation and kind.
-EXAMPLES = 300
-
-
-def test_no_violation_is_found():
-    with serving() as server:
-        done = run(server.url, EXAMPLES, [])
-    assert done.returncode == 0, done.stdout[-8000:] + done.stderr[-2000:]
-    assert "Tested: 15" in done.stdout
 
 
 @pytest.mark.parametrize(

@@ -353,3 +353,10 @@ def test_replicas_see_the_settings_of_the_env_file(spawn, short_dir, wait_until)
     wait_until(daemon.ready)
     (outcome,) = daemon.client.call("see", [{}], [1], Deadline.after(10)).outcomes
     assert msgspec.msgpack.decode(outcome.result) == {"level": "ERR"}
+
+
+@pytest.mark.parametrize("fault", ["crash", "exit", "hang", "raise", "invalid", "bad_output", "bad_length"])
+def test_echo_obeys_no_fault_unless_it_is_configured_to(short_dir, spawn, wait_until, fault):
+    daemon = Daemon(spawn, short_dir, echo(options={"faults": False})).start()
+    wait_until(daemon.ready)
+    assert result(daemon.ask("plain", fault=fault, delay_ms=60_000)) == "plain"
