@@ -1,4 +1,4 @@
-"""Generated requests, valid and invalid, against both halves with real models: only answers that the document promises."""
+"""Generated requests, valid and invalid, to both halves with real models: only answers that the document promises."""
 
 import pytest
 
