@@ -22,8 +22,10 @@ FAMILIES = {
     "OperatorCommand": messages.OperatorCommand,
     "OperatorAnswer": messages.OperatorAnswer,
 }
-DECODERS = {name: messages.Decoder(family) for name, family in FAMILIES.items()}
-EVERY = [member for family in FAMILIES.values() for member in (typing.get_args(family) or [family])]
+DECODERS: typing.Dict[str, typing.Any] = {name: messages.Decoder(family) for name, family in FAMILIES.items()}
+EVERY: typing.List[typing.Any] = [
+    member for family in FAMILIES.values() for member in (typing.get_args(family) or [family])
+]
 TAGS = {member.__struct_config__.tag: member for member in EVERY}
 
 
@@ -80,7 +82,7 @@ def test_the_error_codes_are_a_closed_list():
 
 @pytest.mark.parametrize("name", sorted(samples.SAMPLES))
 def test_unknown_fields_are_ignored(name):
-    content = msgspec.msgpack.decode(frame(name))
+    content: typing.Any = msgspec.msgpack.decode(frame(name))
     content["from_the_future"] = [{"anything": [1, 2.5, None, b"bytes"]}]
     assert decoder_for(name)(messages.encode(content)) == samples.SAMPLES[name]
 
@@ -173,7 +175,7 @@ def test_a_length_beyond_the_frame_is_a_protocol_error(header):
 
 
 def test_the_size_is_checked_before_anything_is_decoded():
-    decode = messages.Decoder(messages.ToSupervisor, max_bytes=len(frame("call")))
+    decode: typing.Any = messages.Decoder(messages.ToSupervisor, max_bytes=len(frame("call")))
     assert decode(frame("call")) == samples.SAMPLES["call"]
     with pytest.raises(ProtocolError, match="at most"):
         decode(b"\xc1" * (len(frame("call")) + 1))

@@ -1,5 +1,6 @@
 """The supervisor's end of the front, over a real socket: what is a call, whose answer goes where."""
 
+import msgspec
 import pytest
 import zmq
 
@@ -116,7 +117,7 @@ def test_a_reply_that_is_too_large_becomes_a_failure_of_every_item(wire, monkeyp
     ((envelope, call),) = wire.hears(asker, b"", messages.encode(SAMPLES["call"]))
     wire.front.expect(call.call_id, envelope)
     monkeypatch.setattr(messages, "MAX_MESSAGE_BYTES", 500)
-    large = Outcome(messages.msgspec.Raw(messages.encode("x" * 600)))
+    large = Outcome(msgspec.Raw(messages.encode("x" * 600)))
     wire.front.answer(Reply(call.call_id, [large, large], Timing(), Identity("echo")))
     codes = [outcome.failure.code for outcome in said(asker)[1].outcomes]
     assert codes == [ErrorCode.MODEL_ERROR] * 2

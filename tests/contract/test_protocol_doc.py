@@ -17,7 +17,7 @@ STRUCTS = {
     for name, thing in vars(messages).items()
     if isinstance(thing, type) and issubclass(thing, msgspec.Struct) and thing is not messages.Message
 }
-TAGS = {thing.__struct_config__.tag for thing in STRUCTS.values()} - {None}
+TAGS = {str(thing.__struct_config__.tag) for thing in STRUCTS.values() if thing.__struct_config__.tag}
 
 
 @pytest.mark.parametrize("tag", sorted(TAGS))

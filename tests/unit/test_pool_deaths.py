@@ -1,13 +1,9 @@
-"""Named histories of dying replicas: what was aboard, poison, giving up, overdue batches, silent replicas."""
-
-import pytest
+"""Named histories of dying replicas: what was aboard, poison, giving up."""
 
 from ipu_supervisor.core import actions
 from ipu_supervisor.core.batching import filling
-from ipu_supervisor.core.crew import GRACE_S, PROBE_INTERVAL_S, PROBE_LIMIT_S, STALE_S
-from ipu_supervisor.core.replica import State
 from ipu_supervisor.protocol.errors import ErrorCode
-from ipu_supervisor.protocol.messages import BatchDone, Hello, Outcome, Probe, ProbeAnswer, Run, Unable
+from ipu_supervisor.protocol.messages import Hello, Unable
 from tests.unit.histories import History
 
 
@@ -20,10 +16,6 @@ def restart(history):
     while history.states() == ["BACKOFF"]:
         history.pass_time(0.5)
     history.boot_all()
-
-
-def sent_to(history, name):
-    return [type(send.message) for send in history.sent if send.replica == name]
 
 
 # ---- death -----------------------------------------------------------------------------------------------------------
@@ -272,158 +264,3 @@ def test_a_process_that_cannot_be_started_backs_off_like_one_that_died():
     for expected in ("STARTING", "BACKOFF"):
         history.dies(history.alive[0], "could not be started")
         assert history.states() == [expected]
-
-
-# ---- overdue ---------------------------------------------------------------------------------------------------------
-
-
-def test_an_overdue_batch_terminates_its_replica_and_runs_elsewhere_what_was_aboard():
-    history = ready(replicas=2, batch_limit_s=3.0)
-    stuck = history.call("a")
-    history.pass_time(2.999)
-    assert history.did(actions.Terminate) == []
-    history.pass_time(0.001)
-    assert history.did(actions.Terminate) == [actions.Terminate("m-1.1")]
-    assert history.state("m-1.1") is State.STOPPING
-    history.answer("m-2.1")
-    assert history.results(stuck) == ["a"]
-
-
-def test_a_terminated_replica_is_killed_after_its_grace_and_again_until_it_is_gone():
-    history = ready(batch_limit_s=3.0)
-    history.call("a")
-    history.pass_time(3 + GRACE_S)
-    assert history.did(actions.Kill) == [actions.Kill("m-1.1")]
-    history.pass_time(2 * GRACE_S)
-    assert history.did(actions.Kill) == [actions.Kill("m-1.1")] * 3
-    history.dies("m-1.1")
-    assert history.alive == ["m-1.2"]
-
-
-def test_an_overdue_replica_takes_no_request_while_it_stops():
-    history = ready(batch_limit_s=3.0)
-    history.call("a")
-    history.pass_time(3)
-    history.call("b")
-    assert history.running.keys() == {"m-1.1"}
-    assert history.waiting() == ["a", "b"]
-
-
-def test_a_late_reply_of_an_overdue_replica_is_dropped_and_counted():
-    history = ready(replicas=2, batch_limit_s=3.0)
-    call = history.call("a")
-    run = history.running["m-1.1"]
-    history.pass_time(3)
-    history.says("m-1.1", BatchDone(run.batch_id, [Outcome(run.items[0])], 1.0))
-    assert history.results(call) == []
-    assert history.pool.requests.counts["late_replies"] == 1
-    history.answer("m-2.1")
-    assert history.results(call) == ["a"]
-
-
-def test_a_late_reply_of_an_old_life_is_dropped_and_counted():
-    history = ready()
-    call = history.call("a")
-    run = history.running["m-1.1"]
-    history.dies()
-    restart(history)
-    history.perform(history.pool.said("m-1.1", BatchDone(run.batch_id, [Outcome(run.items[0])], 1.0), history.now))
-    assert history.results(call) == []
-    assert history.pool.requests.counts["late_replies"] == 1
-
-
-def test_a_batch_that_is_overdue_twice_is_poison():
-    history = ready(batch_limit_s=3.0)
-    call = history.call("a", budget_s=100)
-    history.pass_time(3)
-    history.dies("m-1.1")
-    restart(history)
-    history.pass_time(3)
-    assert history.results(call) == [ErrorCode.POISON]
-
-
-# ---- silence ---------------------------------------------------------------------------------------------------------
-
-
-def test_an_idle_replica_is_probed_when_it_was_silent():
-    history = ready()
-    history.pass_time(PROBE_INTERVAL_S - 0.001)
-    assert Probe not in sent_to(history, "m-1.1")
-    history.pass_time(0.001)
-    assert sent_to(history, "m-1.1").count(Probe) == 1
-    history.pass_time(PROBE_INTERVAL_S)
-    assert sent_to(history, "m-1.1").count(Probe) == 2
-
-
-def test_an_idle_replica_that_answers_no_probe_is_stopped_and_replaced():
-    history = ready()
-    history.deaf.add("m-1.1")
-    history.pass_time(PROBE_INTERVAL_S + PROBE_LIMIT_S)
-    assert history.did(actions.Terminate) == [actions.Terminate("m-1.1")]
-    history.dies("m-1.1")
-    assert history.alive == ["m-1.2"]
-
-
-def test_a_batch_for_a_replica_that_was_silent_goes_with_a_probe():
-    history = ready()
-    history.pass_time(STALE_S)
-    history.call("a")
-    assert sent_to(history, "m-1.1")[-2:] == [Probe, Run]
-
-
-def test_a_batch_for_a_replica_heard_lately_goes_without_a_probe():
-    history = ready()
-    history.call("a")
-    assert sent_to(history, "m-1.1")[-2:] != [Probe, Run]
-
-
-def test_a_frozen_replica_with_a_batch_is_stopped_within_the_probes_limit_not_the_batchs():
-    history = ready(replicas=2, batch_limit_s=600.0)
-    history.deaf.add("m-1.1")
-    history.pass_time(STALE_S)
-    call = history.call("a", budget_s=60)
-    (name,) = history.running
-    history.deaf.add(name)
-    history.pass_time(PROBE_LIMIT_S + PROBE_INTERVAL_S)
-    assert actions.Terminate(name) in history.did(actions.Terminate)
-    assert history.results(call) == []
-
-
-def test_a_replica_that_owes_an_answer_is_the_last_to_get_work():
-    history = ready(replicas=2)
-    history.deaf.add("m-1.1")
-    history.pass_time(PROBE_INTERVAL_S)
-    history.call("a")
-    assert history.aboard() == {"m-2.1": ["a"]}
-
-
-def test_a_busy_replica_is_not_probed_while_it_computes():
-    history = ready(batch_limit_s=600.0)
-    history.call("a")
-    history.pass_time(100)
-    assert Probe not in sent_to(history, "m-1.1")
-
-
-def test_a_replica_that_says_what_its_state_does_not_know_is_stopped_and_loses_nothing():
-    history = ready(replicas=2)
-    call = history.call("a")
-    (name,) = history.running
-    history.perform(history.pool.said(name, Hello(1), history.now))
-    assert history.state(name) is State.STOPPING
-    history.running.pop(name)
-    history.answer_all()
-    assert history.results(call) == ["a"]
-
-
-def test_an_unasked_probe_answer_hurts_nobody():
-    history = ready()
-    history.says("m-1.1", ProbeAnswer(99))
-    assert history.states() == ["READY"]
-
-
-@pytest.mark.parametrize("name", ["m-9.1", "m-1.7", "nonsense", ""])
-def test_a_replica_that_is_not_known_is_ignored(name):
-    history = ready()
-    history.says(name, Hello(1))
-    history.perform(history.pool.exited(name, "gone", history.now))
-    assert history.states() == ["READY"]

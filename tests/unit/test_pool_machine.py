@@ -1,4 +1,4 @@
-"""A state machine drives a pool through everything that can happen to it, in any order; some things must always hold."""
+"""A state machine drives a pool through all that can happen to it, in any order; some things must always hold."""
 
 import collections
 from typing import Any, Counter, Dict, List, Set
