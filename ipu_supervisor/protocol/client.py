@@ -23,7 +23,8 @@ from ipu_supervisor.protocol.deadline import Deadline
 from ipu_supervisor.protocol.errors import ClientGone, ErrorCode, ProtocolError, RequestError
 from ipu_supervisor.protocol.messages import Call, Cancel, Refusal, Reply, Status, StatusQuery
 
-#: Longest wait for a supervisor that is not there, seconds: a restart fits well, and a client learns soon that nobody comes.
+#: Longest wait for a supervisor that is not there, seconds: a restart fits well, and a client learns soon that
+#: nobody comes.
 ABSENT_LIMIT_S = 10.0
 #: How often one call is sent again after its connection broke.
 MAX_RESENDS = 20

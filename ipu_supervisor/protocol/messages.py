@@ -1,6 +1,6 @@
 """Every message that crosses a socket: frozen, tagged, msgpack; and the one total decoder.
 
-`docs/protocol.md` is the specification, `tests/contract/` holds the golden frames. Unknown fields are ignored, an unknown
+`docs/protocol.md` is the specification, `tests/contract/` holds golden frames. Unknown fields are ignored, an unknown
 tag or anything else that does not fit is `ProtocolError`; sizes are bounded before a byte is decoded. Never pickle,
 never a method name.
 """
