@@ -291,6 +291,8 @@ def _model(
         return []
     if pipeline is not BasePipeline:
         values["options"] = checked(pipeline.Options(), values["options"], bad_settings, prefix + "options.")
+    if values["max_client_batch_size"] > values["max_backlog"]:
+        bad_settings.append(prefix + "max_client_batch_size: more than max_backlog, so such a batch could never enter")
     return [_complete(file, pipeline, values)]
 
 

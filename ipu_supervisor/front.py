@@ -5,6 +5,7 @@ Runs in the loop's thread. Decides nothing about models.
 
 from typing import Dict, List, Optional, Tuple, Union
 
+import msgspec
 import zmq
 
 from ipu_supervisor.protocol import messages
@@ -14,6 +15,8 @@ from ipu_supervisor.protocol.messages import Call, Cancel, Failure, Outcome, Ref
 
 #: Most messages taken from a socket before the others get their turn (chosen).
 TURN = 256
+#: A frame over this is looked at for its counts before it is decoded, bytes (chosen: below it, no count can hurt).
+LARGE_BYTES = 256 * 1024
 #: Routing frames before the payload, the empty delimiter included.
 Envelope = List[bytes]
 
@@ -80,6 +83,7 @@ class Front:
             self.garbage += 1
             return None
         try:
+            check_counts(frames[-1])
             message = self._decode(frames[-1])
             check(message)
         except ProtocolError as error:
@@ -87,6 +91,31 @@ class Front:
             self.send(frames[:-1], Refusal(Failure(ErrorCode.PROTOCOL, str(error))))
             return None
         return message
+
+
+class _Lists(msgspec.Struct):
+    """The lists of a call, unread."""
+
+    items: msgspec.Raw = messages.NIL
+    sizes: msgspec.Raw = messages.NIL
+
+
+_decode_lists: "messages.Decoder[_Lists]" = messages.Decoder(_Lists)
+
+
+def check_counts(frame: bytes) -> None:
+    """Raise `ProtocolError` for a large frame with too many items, before they are decoded and take far more memory."""
+    if LARGE_BYTES < len(frame) <= messages.MAX_MESSAGE_BYTES:
+        lists = _decode_lists(frame)
+        if max(_count(lists.items), _count(lists.sizes)) > messages.MAX_ITEMS:
+            raise ProtocolError("a call has 1 to {} items".format(messages.MAX_ITEMS))
+
+
+def _count(array: msgspec.Raw) -> int:
+    """Return how many elements a msgpack array announces; 0 for what is no long array."""
+    head = bytes(memoryview(array)[:5])
+    width = {0xDC: 2, 0xDD: 4}.get(head[0], 0)
+    return int.from_bytes(head[1 : 1 + width], "big")
 
 
 def check(message: Union[Call, Cancel, StatusQuery]) -> None:

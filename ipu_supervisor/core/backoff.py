@@ -34,6 +34,10 @@ class Backoff:
             return 0.0
         return float(min(MAX_DELAY_S, FIRST_DELAY_S * 2 ** min(self._deaths - 2, 16)))
 
+    def forgive(self) -> None:
+        """Take one failure back: an input was found guilty of it."""
+        self._failures = max(0, self._failures - 1)
+
     def give_up(self) -> None:
         """Note that trying again cannot help."""
         self._failures = GIVE_UP_AFTER

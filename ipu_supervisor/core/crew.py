@@ -176,6 +176,11 @@ class Crew:
         note = Note("replica_stopping", {"model": self.settings.model, "replica": replica.name, "reason": why})
         return [note, CompileOver(replica.name), Terminate(replica.name)]
 
+    def forgive(self) -> None:
+        """Hold the first death of an input that is now found guilty against no replica."""
+        for replica in self.places.values():
+            replica.backoff.forgive()
+
     def leave(self, replica: Replica, now: float) -> List[Action]:
         """Let a replica finish what is aboard, then stop it for good."""
         replica.leaving = True

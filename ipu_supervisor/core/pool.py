@@ -195,6 +195,8 @@ class Pool:
             return []
         suspect = len(batch) == 1 and self.requests.quarantine.deaths(batch[0].key, now) > 0
         replica.strike = not suspect
+        if suspect:
+            self.crew.forgive()
         return self.requests.lost(batch, now)
 
     # ---- the operator ------------------------------------------------------------------------------------------------

@@ -80,7 +80,7 @@ def test_a_second_answer_to_a_call_is_nobodys(client, peer):
 def test_an_answer_to_something_else_is_dropped_and_the_call_asks_again(client, peer, word):
     peer.plan.append(word)
     assert ask(client, "a") == ["a"]
-    assert client.dropped == 1
+    assert client.line.dropped == 1
     assert len({call.call_id for call in peer.calls}) == 1
     assert ask(client, "b") == ["b"]
 
@@ -112,7 +112,7 @@ def test_a_call_is_sent_again_when_the_connection_breaks_under_its_id_with_the_b
     assert len({call.call_id for call in peer.calls}) == 1
     for call, (most, least) in zip(peer.calls, [(10_000, 9_000), (9_000, 8_000), (8_000, 7_000)]):
         assert least < call.budget_ms <= most
-    assert client.resent == 2
+    assert client.line.resent == 2
 
 
 def test_a_supervisor_that_dies_as_it_answers_costs_time_but_no_answer(client, peer):

@@ -99,7 +99,7 @@ class ClientMachine(RuleBasedStateMachine):
         """After all that, a call is still answered."""
         if hasattr(self, "peer"):
             assert self.ask(LONG_S) is None
-            self.client.connection().close()
+            self.client.line.connection().close()
             self.peer.__exit__()
             shutil.rmtree(str(self.folder), ignore_errors=True)
 

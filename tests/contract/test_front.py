@@ -1,12 +1,14 @@
 """The supervisor's end of the front, over a real socket: what is a call, whose answer goes where."""
 
+import tracemalloc
+
 import msgspec
 import pytest
 import zmq
 
 from ipu_supervisor import front
 from ipu_supervisor.protocol import messages
-from ipu_supervisor.protocol.errors import ErrorCode
+from ipu_supervisor.protocol.errors import ErrorCode, ProtocolError
 from ipu_supervisor.protocol.messages import Call, Identity, Outcome, Refusal, Reply, Timing
 from tests.contract.samples import CALL_ID, SAMPLES
 
@@ -133,3 +135,20 @@ def test_one_turn_takes_no_more_than_its_share(wire):
         turn = len(wire.front.receive())
         assert turn <= front.TURN
         heard += turn
+
+
+@pytest.mark.parametrize("field", ["items", "sizes"])
+def test_a_million_items_are_refused_before_they_are_decoded(wire, field):
+    many = {"items": [None], "sizes": [1], field: [None] * 1_000_000}
+    frame = msgspec.msgpack.encode({"type": "call", "call_id": b"x" * 16, "model": "echo", "budget_ms": 1, **many})
+    tracemalloc.start()
+    try:
+        with pytest.raises(ProtocolError, match="1 to"):
+            front.check_counts(frame)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 2 * len(frame)
+    asker = wire.dealer()
+    assert wire.hears(asker, b"", frame) == []
+    assert said(asker)[1].failure.code is ErrorCode.PROTOCOL

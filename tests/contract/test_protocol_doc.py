@@ -8,7 +8,7 @@ import pytest
 
 from ipu_supervisor import sockets
 from ipu_supervisor.core import crew
-from ipu_supervisor.protocol import client, messages
+from ipu_supervisor.protocol import exchange, messages
 
 TEXT = (pathlib.Path(__file__).parents[2] / "docs/protocol.md").read_text(encoding="utf-8")
 WORDS = set(re.findall(r"`([^`\s]+)`", TEXT))
@@ -44,8 +44,8 @@ def test_every_message_that_is_described_exists():
         "At most {} MiB".format(messages.MAX_MESSAGE_BYTES // 2**20),
         "{} random bytes".format(messages.CALL_ID_BYTES),
         "1 to {} inputs".format(messages.MAX_ITEMS),
-        "at most {} times".format(client.MAX_RESENDS),
-        "at most {:g} s, then".format(client.ABSENT_LIMIT_S),
+        "at most {} times".format(exchange.MAX_RESENDS),
+        "at most {:g} s, then".format(exchange.ABSENT_LIMIT_S),
         "silent for {:g} s is probed".format(crew.PROBE_INTERVAL_S),
         "answer within {:g} s".format(crew.PROBE_LIMIT_S),
         "SIGKILL {:g} s".format(crew.GRACE_S),

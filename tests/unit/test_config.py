@@ -1,0 +1,114 @@
+"""Settings: what is complete, what is refused, and that every fault is named at once."""
+
+import json
+import pathlib
+
+import pytest
+
+from ipu_supervisor import config
+from ipu_supervisor.config import ConfigError
+
+
+def settings(*entries, **env):
+    return config.from_env({"SERVER_MODELS": json.dumps(entries), **env})
+
+
+def faults(*entries, **env):
+    with pytest.raises(ConfigError) as refused:
+        settings(*entries, **env)
+    return refused.value
+
+
+def test_an_entry_needs_only_its_model_and_takes_the_rest_from_the_model_file():
+    (model,) = settings({"model": "question_answering"}).models
+    assert (model.route, model.checkpoint, model.replicas) == ("/qa", "distilbert-base-cased-distilled-squad", 1)
+    assert model.options["max_answer_len"] == 15
+
+
+def test_an_entry_overrides_the_model_file():
+    entry = {"model": "summarization", "checkpoint": "me/mine", "revision": "v2", "options": {"num_beams": 5}}
+    (model,) = settings(entry).models
+    assert (model.checkpoint, model.revision, model.options["num_beams"]) == ("me/mine", "v2", 5)
+
+
+def test_the_default_set_is_the_three_models():
+    assert [model.name for model in config.from_env({}).models] == ["question_answering", "summarization", "embeddings"]
+
+
+def test_empty_means_not_set():
+    assert config.from_env({"CHECKPOINTS": "", "LOG_LEVEL": ""}).checkpoints == "hub"
+
+
+def test_all_faults_are_named_at_once():
+    found = faults(
+        {"model": "echo", "replicas": 0, "options": {"colour": "red"}},
+        {"model": "nobody"},
+        {"replicas": 1},
+        LOG_LEVEL="LOUD",
+        CHECKPOINTS="mine",
+        MODELS_PATH="/no/such/folder",
+    )
+    text = "\n".join(found.faults)
+    for part in (
+        "[0].replicas",
+        "[0].options.colour",
+        "nobody",
+        "[2].model",
+        "LOG_LEVEL",
+        "CHECKPOINTS",
+        "no such folder",
+    ):
+        assert part in text
+    assert found.exit_code == config.EXIT_CONFIG
+
+
+@pytest.mark.parametrize("text", ["{", "{}", "[1]", '"echo"'])
+def test_what_is_no_list_of_objects_is_refused(text):
+    with pytest.raises(ConfigError, match="SERVER_MODELS"):
+        config.from_env({"SERVER_MODELS": text})
+
+
+def test_the_same_model_twice_is_refused():
+    assert "twice" in faults({"model": "echo"}, {"model": "echo"}).faults[0]
+
+
+def test_two_models_on_one_route_are_refused(tmp_path):
+    (tmp_path / "qa.py").write_text("class Pipeline:\n    pass\n", encoding="utf-8")
+    found = faults({"model": "question_answering"}, {"model": "qa"}, MODELS_PATH=str(tmp_path))
+    assert "the route '/qa' is taken twice" in found.faults[0]
+
+
+def test_a_client_batch_that_could_never_enter_the_backlog_is_refused():
+    assert "max_backlog" in faults({"model": "echo", "max_backlog": 4, "max_client_batch_size": 5}).faults[0]
+
+
+def test_faults_of_model_files_alone_have_an_exit_code_of_their_own():
+    assert faults({"model": "nobody"}).exit_code == config.EXIT_MODEL_FILE
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "why"),
+    [
+        ("http://x", "ipc:// or tcp://"),
+        ("tcp://0.0.0.0:5555", "name one address"),
+        ("tcp://*:5555", "name one address"),
+        ("tcp://192.0.2.7:5555", "SUPERVISOR_CURVE_KEYS"),
+        ("ipc://" + "x" * 120, "at most 107 bytes"),
+    ],
+)
+def test_an_endpoint_that_is_unsafe_or_impossible_is_refused(endpoint, why):
+    assert why in "\n".join(faults({"model": "echo"}, SUPERVISOR_ENDPOINT=endpoint).faults)
+
+
+def test_the_run_folder_is_that_of_the_endpoint():
+    assert settings({"model": "echo"}, SUPERVISOR_ENDPOINT="ipc:///a/b.sock").run_dir == pathlib.Path("/a")
+    tcp = settings({"model": "echo"}, SUPERVISOR_ENDPOINT="tcp://127.0.0.1:1", SUPERVISOR_RUN_DIR="/b")
+    assert tcp.run_dir == pathlib.Path("/b")
+
+
+def test_the_environment_wins_over_the_file(tmp_path, monkeypatch):
+    (tmp_path / ".env").write_text("LOG_LEVEL=ERROR\nLOG_FORMAT='text'\n", encoding="utf-8")
+    monkeypatch.setenv("LOG_LEVEL", "DEBUG")
+    monkeypatch.delenv("LOG_FORMAT", raising=False)
+    environ = config.environment(str(tmp_path / ".env"))
+    assert (environ["LOG_LEVEL"], environ["LOG_FORMAT"]) == ("DEBUG", "text")
