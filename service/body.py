@@ -7,7 +7,7 @@ import flask
 import msgspec
 from marshmallow import Schema, ValidationError
 from webargs.flaskparser import FlaskParser
-from werkzeug.exceptions import HTTPException
+from werkzeug.exceptions import HTTPException, RequestEntityTooLarge
 
 from ipu_supervisor.protocol.errors import ErrorCode, RequestError
 from service.errors import HttpCode, HttpError, InvalidFields
@@ -38,12 +38,16 @@ def _read(req: flask.Request) -> bytes:
 
     Werkzeug cuts a chunked body at its limit and says nothing, so its limit is one byte above ours.
     """
+    most = (req.max_content_length or math.inf) - 1
+    too_large = HttpError(HttpCode.BODY_TOO_LARGE, f"The body is too large; at most {most} bytes are taken.")
     try:
         body = req.get_data(cache=False)
+    except RequestEntityTooLarge:
+        raise too_large from None
     except HTTPException:
         raise
     except Exception as error:  # Gunicorn's many about chunks, and the socket's
         raise HttpError(HttpCode.BAD_REQUEST, f"The body could not be read: {type(error).__name__}.") from error
-    if len(body) >= (req.max_content_length or math.inf):
-        raise HttpError(HttpCode.BODY_TOO_LARGE)
+    if len(body) > most:
+        raise too_large
     return body

@@ -207,6 +207,7 @@ def test_many_faults_make_no_large_answer(client):
 def test_a_body_over_the_limit_is_a_413(client, route):
     response = client.post(route, data=b'"' + b"a" * 200_000 + b'"', content_type="application/json")
     assert (response.status_code, shape_of(response)["code"]) == (413, "BODY_TOO_LARGE")
+    assert "at most" in shape_of(response)["message"]
 
 
 def test_every_error_code_is_documented_in_one_shape(client):
