@@ -39,12 +39,15 @@ class Engine:
     def forward(self, inputs: "Dict[str, numpy.ndarray]") -> "Dict[str, numpy.ndarray]":
         """Run an encoder once.
 
-        `inputs`: what the tokenizer gave (`input_ids`, `attention_mask`, perhaps `token_type_ids`), int64 (batch, length).
-        Returns float32 arrays: `start_logits` and `end_logits` (batch, length) for question answering,
+        `inputs`: what the tokenizer gave (`input_ids`, `attention_mask`, perhaps `token_type_ids`), int64 (batch,
+        length). Returns float32 arrays: `start_logits` and `end_logits` (batch, length) for question answering,
         `hidden` (batch, length, width) for sentence embeddings.
         """
         raise NotImplementedError
 
     def generate(self, inputs: "Dict[str, numpy.ndarray]", **settings: Any) -> "numpy.ndarray":
-        """Write sequences: int64 ids (batch, length), right-padded. `settings`: beams, lengths, as in Hugging Face's `generate`."""
+        """Write sequences: int64 ids (batch, length), right-padded.
+
+        `settings`: beams and lengths, named as for Hugging Face's `generate`.
+        """
         raise NotImplementedError

@@ -1,14 +1,20 @@
-"""The one function that a replica calls to get its engine. Nothing heavy is imported until there is something to load."""
+"""The one function that a replica calls to get its engine; nothing heavy is imported until a model needs one."""
 
-import os
 from typing import Optional
 
 from ipu_supervisor.engines.base import Engine
-from ipu_supervisor.engines.checkpoints import CheckpointError, resolve
+from ipu_supervisor.engines.checkpoints import resolve
+from ipu_supervisor.engines.hub import CheckpointError
 
 
 def load(
-    task: str, checkpoint: str, revision: str = "main", mode: str = "hub", device: str = "auto", dtype: str = "auto", threads: int = 0
+    task: str,
+    checkpoint: str,
+    revision: str = "main",
+    mode: str = "hub",
+    device: str = "auto",
+    dtype: str = "auto",
+    threads: int = 0,
 ) -> Optional[Engine]:
     """Return the engine for a model, or None for one that needs none (`task` empty). Raises `CheckpointError`.
 
@@ -29,8 +35,3 @@ def load(
     if device == "cuda" and found == "cpu":
         raise CheckpointError("There is no CUDA device here; set the model's device to cpu or auto.")
     return torch_engine.load(task, source, found if device == "auto" else device, dtype)
-
-
-def threads_for(replicas: int) -> int:
-    """Return how many threads each of `replicas` on this machine should compute with: an equal share of this process's CPUs."""
-    return max(1, len(os.sched_getaffinity(0)) // replicas)

@@ -45,7 +45,7 @@ def encodable(text: str) -> None:
 
 
 def text_field(description: str, example: str) -> fields.String:
-    """Return a required text field: not empty, not only white space, valid Unicode; its longest length comes from the options."""
+    """Return a required text field: more than white space, valid Unicode; the options give its longest length."""
     return fields.String(
         required=True,
         validate=[
@@ -96,7 +96,10 @@ class BasePipeline:
         self.options = options
 
     def __call__(self, batch: List[Dict[str, Any]]) -> List[Any]:
-        """Answer each input of `batch`, in order. An `InvalidInput` or other exception as an element fails that item alone."""
+        """Answer each input of `batch`, in order.
+
+        An `InvalidInput` or other exception as an element fails that item alone.
+        """
         raise NotImplementedError
 
     def compile(self) -> None:
@@ -115,9 +118,7 @@ class BasePipeline:
         if limit is None:
             return cls.Input
         limited = {
-            name: _limited(field, limit)
-            for name, field in cls.Input().fields.items()
-            if field.metadata.get("limited")
+            name: _limited(field, limit) for name, field in cls.Input().fields.items() if field.metadata.get("limited")
         }
         return type(cls.Input.__name__, (cls.Input,), limited)
 

@@ -1,7 +1,7 @@
 """Finds a model's file, tells its shape from its syntax tree, and imports it where that is allowed.
 
-A file of the newer shape (`class Pipeline(BasePipeline)`) is imported by both halves for its schemas. A file of the older shape
-may import anything at its top, so it is never imported outside a replica.
+A file of the newer shape (`class Pipeline(BasePipeline)`) is imported by both halves for its schemas. A file of the
+older shape may import anything at its top, so it is never imported outside a replica.
 """
 
 import ast
@@ -67,7 +67,10 @@ class ModelFile(NamedTuple):
 
 
 def find(name: str, folders: Sequence[pathlib.Path] = ()) -> ModelFile:
-    """Return the file of the model `name`: the first of `folders` that has it, else the built-in one. Raises `ModelFileError`."""
+    """Return the file of the model `name`: the first of `folders` that has it, else the built-in one.
+
+    Raises `ModelFileError`.
+    """
     if not NAME.match(name) or name in NOT_MODELS:
         raise ModelFileError("{!r} is not a model's name: use lower-case letters, digits and _".format(name))
     for folder in [*folders, BUILT_IN]:

@@ -1,7 +1,7 @@
 """Runs rows of unequal length through an engine: which rows share a call, padding, and taking the padding off again.
 
-A row is what the tokenizer gave for one sequence: `{"input_ids": [...], "attention_mask": [...], ...}`. Used by model files
-in a replica; imported by the web side too, so numpy is imported where it is used.
+A row is what the tokenizer gave for one sequence: `{"input_ids": [...], "attention_mask": [...], ...}`. Used by model
+files in a replica; imported by the web side too, so numpy is imported where it is used.
 """
 
 from typing import TYPE_CHECKING, Any, Dict, Iterator, List, Sequence, Tuple
@@ -11,17 +11,17 @@ if TYPE_CHECKING:
 
 Row = Dict[str, List[int]]
 
-#: Most tokens in one call of an engine without a fixed batch, by kind of device. CPU: MiniLM and DistilBERT, float32, two cores
-#: gain nothing above about 500 tokens (measured). GPU: chosen; a fraction of a gigabyte of activations.
+#: Most tokens in one call of an engine without a fixed batch, by kind of device. CPU: MiniLM and DistilBERT, float32,
+#: two cores gain nothing above about 500 tokens (measured). GPU: chosen; a fraction of a gigabyte of activations.
 MAX_CALL_TOKENS = {"cpu": 512, "cuda": 16_384}
-#: Most padding that a row gets on such an engine, tokens. CPU: a call costs about as much as 40 tokens, whatever its length
-#: (measured), so a little padding is cheaper than another call. GPU: chosen.
+#: Most padding that a row gets on such an engine, tokens. CPU: a call costs about as much as 40 tokens, whatever its
+#: length (measured), so a little padding is cheaper than another call. GPU: chosen.
 MAX_PADDING = {"cpu": 16, "cuda": 64}
 
 
 def length_limit(engine: Any, wanted: int) -> int:
     """Return the longest row, tokens: `wanted`, or less where the tokenizer or the engine takes less."""
-    return min(wanted, engine.tokenizer.model_max_length, engine.limits.length or wanted)
+    return int(min(wanted, engine.tokenizer.model_max_length, engine.limits.length or wanted))
 
 
 def tokenize(engine: Any, texts: Sequence[str], max_tokens: int) -> List[Row]:
@@ -67,11 +67,12 @@ def _fits(rows: int, longest: int, shortest: int, engine: Any) -> bool:
     length = engine.limits.length or longest
     if rows * length > MAX_CALL_TOKENS.get(engine.device, MAX_CALL_TOKENS["cuda"]):
         return False
-    return engine.limits.length is not None or longest - shortest <= MAX_PADDING.get(engine.device, MAX_PADDING["cuda"])
+    padding = MAX_PADDING.get(engine.device, MAX_PADDING["cuda"])
+    return engine.limits.length is not None or longest - shortest <= padding
 
 
 def padded(engine: Any, rows: Sequence[Row]) -> "Dict[str, numpy.ndarray]":
-    """Return the rows as int64 arrays (batch, length): padded on the right, the last row repeated up to a fixed batch."""
+    """Return the rows as int64 arrays (batch, length): padded on the right, the last repeated up to a fixed batch."""
     import numpy
 
     length = engine.limits.length or max(len(row["input_ids"]) for row in rows)

@@ -1,7 +1,8 @@
 """Serves model files of the older shapes unchanged, and builds the pipeline of a file of any shape.
 
-An older file holds a bare `class Pipeline`, or a module-level `pipe` with a function `compile(pipe)`; it loads its own weights,
-takes one JSON object and gives one. Its code runs in replicas only. The web side reads `OlderPipeline` for the schemas.
+An older file holds a bare `class Pipeline`, or a module-level `pipe` with a function `compile(pipe)`; it loads its own
+weights, takes one JSON object and gives one. Its code runs in replicas only. The web side reads `OlderPipeline` for the
+schemas.
 """
 
 import sys
@@ -12,7 +13,10 @@ from ipu_supervisor.models.catalog import ModelFile, ModelFileError, Shape
 
 
 class OlderPipeline(BasePipeline):
-    """An older file's model behind the interface of the newer ones; nothing is known of its inputs, so equal ones run twice."""
+    """An older file's model behind the interface of the newer ones.
+
+    Nothing is known of it, so equal inputs run twice.
+    """
 
     deterministic = False
     summary = "A model file of the older shape: any JSON object in, a JSON object out."
@@ -39,9 +43,11 @@ class OlderPipeline(BasePipeline):
         """Answer one input, or return what went wrong."""
         try:
             answer = self._model(dict(inputs))
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001  # a model file may raise anything
             return error
-        return answer if isinstance(answer, dict) else TypeError("the model gave no JSON object: {}".format(type(answer)))
+        return (
+            answer if isinstance(answer, dict) else TypeError("the model gave no JSON object: {}".format(type(answer)))
+        )
 
 
 def _bare_class(module: Any) -> Any:
@@ -58,7 +64,10 @@ def _bare_pipe(module: Any) -> Any:
 
 
 def pipeline_for(file: ModelFile, engine: Any, options: Mapping[str, Any]) -> BasePipeline:
-    """Return the pipeline of a model file of any shape; older ones get neither engine nor options. Raises `ModelFileError`."""
+    """Return the pipeline of a model file of any shape; older ones get neither engine nor options.
+
+    Raises `ModelFileError`.
+    """
     if file.shape is Shape.PIPELINE:
         return file.load()(engine, options)
     return OlderPipeline(file)

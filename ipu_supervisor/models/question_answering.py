@@ -18,7 +18,9 @@ class QuestionAnsweringInput(Schema):
 class QuestionAnsweringOutput(Schema):
     """The answer, and how sure the model is."""
 
-    results = fields.String(required=True, metadata={"description": "The answer: a part of the context; empty if there is none."})
+    results = fields.String(
+        required=True, metadata={"description": "The answer, a part of the context; empty if there is none."}
+    )
     score = fields.Float(
         required=True,
         metadata={"description": "Higher is surer. Over a long context the windows' scores add up, so it may pass 1."},
@@ -28,15 +30,16 @@ class QuestionAnsweringOutput(Schema):
 class QuestionAnsweringOptions(OptionsSchema):
     """What `SERVER_MODELS` may set."""
 
-    #: Longest text, characters: in the worst case each is a token, which makes 83 windows, and DistilBERT in float32 on two
-    #: cores takes a window in 0.13 to 0.2 s (measured): 11 to 17 s of the batch limit's 30.
+    #: Longest text, characters: at worst each is a token, and there are 83 windows, which take DistilBERT in float32 20
+    #: s of one core (measured, Xeon with AVX-512), so about 11 s of the 30 s that a batch may take on two. English
+    #: prose: 5 s.
     max_chars = fields.Integer(
         load_default=20_000, validate=validate.Range(min=1), metadata={"description": "Longest text taken, characters."}
     )
     max_windows = fields.Integer(
         load_default=100,
         validate=validate.Range(min=1),
-        metadata={"description": "Most windows that one context may need; 100 take 13 to 20 s on two CPU cores."},
+        metadata={"description": "Most windows that one context may need; 100 take about 13 s on two CPU cores."},
     )
     max_seq_len = fields.Integer(
         load_default=384,
@@ -76,7 +79,7 @@ class Pipeline(BasePipeline):
 
     @classmethod
     def size(cls, inputs: Mapping[str, Any]) -> int:
-        """Estimate the tokens of all windows: a quarter of the characters, the question and the overlap counted per window."""
+        """Estimate the tokens of all windows: a quarter of the characters; question and overlap count in each."""
         question, context = (len(inputs[name]) // 4 for name in ("question", "context"))
         step = max(64, 384 - 128 - question)
         return 3 + question + context + (max(0, context + question - 384) // step) * (128 + question)

@@ -1,8 +1,9 @@
 """Windows over a context, and the best answer out of their scores: question answering before and after computing.
 
-Answers and scores are those of the question-answering pipeline of Transformers 4.57 (gone in version 5), with its defaults
-`top_k=1`, `handle_impossible_answer=False`, `align_to_words=True`; `tests/golden/` holds its results. One thing is added: an
-answer never ends inside a character that is written with several code points (an emoji, a letter with combining marks).
+Answers and scores are those of the question-answering pipeline of Transformers 4.57 (gone in version 5), with its
+defaults `top_k=1`, `handle_impossible_answer=False`, `align_to_words=True`; `tests/golden/` holds its results. One
+thing is added: an answer never ends inside a character that is written with several code points (an emoji, a letter
+with combining marks).
 """
 
 from typing import TYPE_CHECKING, Any, Dict, Iterator, List, NamedTuple, Optional, Tuple
@@ -12,8 +13,8 @@ from ipu_supervisor.models.base import InvalidInput
 if TYPE_CHECKING:
     import numpy
 
-#: Spans of a window that are looked at for the best answer; several may be one text, whose scores add up (the pipeline's
-#: `top_k * 2 + 10`).
+#: Spans of a window that are looked at for the best answer; several may be one text, whose scores add up (the
+#: pipeline's `top_k * 2 + 10`).
 CANDIDATES = 12
 #: What replaces the score of a token that cannot be in an answer (the pipeline's number).
 IMPOSSIBLE = -10_000.0
@@ -37,7 +38,10 @@ class Answer(NamedTuple):
 
 
 def windows(tokenizer: Any, question: str, context: str, max_seq_len: int, doc_stride: int) -> List[Window]:
-    """Cut a context into windows of `max_seq_len` tokens, question included, that overlap by `doc_stride`. Raises `InvalidInput`."""
+    """Cut a context into windows of `max_seq_len` tokens, question included, that share `doc_stride`.
+
+    Raises `InvalidInput`.
+    """
     _check_question(tokenizer, question, max_seq_len, doc_stride)
     encoded = tokenizer(
         question,
@@ -72,7 +76,8 @@ def _allowed(ids: List[int], sequences: List[Optional[int]], cls_id: Optional[in
     """Return which tokens may be in an answer: the context's, and the one that stands for no answer."""
     import numpy
 
-    return (numpy.array(sequences) == 1) | (numpy.array(ids) == cls_id)
+    found: numpy.ndarray = (numpy.array(sequences) == 1) | (numpy.array(ids) == cls_id)
+    return found
 
 
 def best(context: str, outputs: "List[Tuple[Window, Dict[str, numpy.ndarray]]]", max_answer_len: int) -> Answer:
@@ -112,18 +117,18 @@ def candidates(
 
 
 def _probabilities(allowed: "numpy.ndarray", logits: "numpy.ndarray") -> "numpy.ndarray":
-    """Return the softmax over the allowed tokens, float32 (length,); the first token, which means no answer, gets 0 after it."""
+    """Return the softmax over the allowed tokens, float32 (length,); then 0 for the first, which means no answer."""
     import numpy
 
     masked = numpy.where(allowed, logits.astype(numpy.float32), numpy.float32(IMPOSSIBLE))
     powers = numpy.exp(masked - masked.max())
-    probabilities = powers / powers.sum()
+    probabilities: numpy.ndarray = powers / powers.sum()
     probabilities[0] = 0.0
     return probabilities
 
 
 def characters(encoding: Any, first: int, last: int) -> Tuple[int, int]:
-    """Return where the words of two tokens begin and end in the context; the tokens themselves where there are no words."""
+    """Return where the words of two tokens begin and end in the context; the tokens, where there are no words."""
     words = encoding.token_to_word(first), encoding.token_to_word(last)
     if None not in words:
         begin, end = (encoding.word_to_chars(word, sequence_index=1) for word in words)

@@ -1,4 +1,4 @@
-"""Sentence vectors: mean pooling over an encoder's tokens, then length one, as sentence-transformers does for MiniLM."""
+"""Sentence vectors: mean pooling over an encoder's tokens, then length 1, as sentence-transformers does for MiniLM."""
 
 from typing import TYPE_CHECKING, Any, Sequence
 
@@ -22,4 +22,6 @@ def vectors(engine: Any, texts: Sequence[str], max_tokens: int = MAX_TOKENS) -> 
         for index, arrays in forward.forward(engine, forward.tokenize(engine, texts, max_tokens))
     }
     stacked = numpy.stack([means[index] for index in range(len(texts))])
-    return stacked / numpy.maximum(numpy.linalg.norm(stacked, axis=1, keepdims=True), EPSILON)
+    lengths = numpy.linalg.norm(stacked, axis=1, keepdims=True)
+    found: numpy.ndarray = stacked / numpy.maximum(lengths, EPSILON)
+    return found

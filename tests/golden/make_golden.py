@@ -1,7 +1,7 @@
 """Make `pipelines.json`: what the question-answering and summarization pipelines of Transformers 4.57.6 answer.
 
-Run once, from the repository's root, where that version is installed: `python -m tests.golden.make_golden`. Version 5 has no such
-pipelines. The checkpoints are the tiny ones of `tests/models/tiny.py`, which the tests build again.
+Run once, from the repository's root, where that version is installed: `python -m tests.golden.make_golden`. Version 5
+has no such pipelines. The checkpoints are the tiny ones of `tests/models/tiny.py`, which the tests build again.
 """
 
 import json
@@ -13,7 +13,9 @@ import transformers
 from tests.models import tiny
 
 RESULTS = pathlib.Path(__file__).with_name("pipelines.json")
-TOWER = "The tower is 324 metres tall, about the same height as an 81-storey building. It was finished in 1889 in Paris."
+TOWER = (
+    "The tower is 324 metres tall, about the same height as an 81-storey building. It was finished in 1889 in Paris."
+)
 LONG = " ".join("{} Rob number {} was in Bristol in {}.".format(TOWER, number, 1889 + number) for number in range(6))
 HEBREW = "שרה גרה בתל אביב. המגדל נבנה בשנת 1889 (בפריז)."
 ARABIC = "بنيت المدينة سنة 1889، وسكنها سلام وتاسين."
@@ -24,7 +26,10 @@ QUESTIONS = [
     {"context": TOWER, "question": "When was it finished?"},
     {"context": LONG, "question": "Who was in Bristol in 1891?"},
     {"context": LONG, "question": "What?"},
-    {"context": LONG + " " + EMOJI + " " + LONG, "question": "How tall is the tower, and who of the many people named Rob eats?"},
+    {
+        "context": LONG + " " + EMOJI + " " + LONG,
+        "question": "How tall is the tower, and who of the many people named Rob eats?",
+    },
     {"context": HEBREW, "question": "איפה המגדל?"},
     {"context": HEBREW * 6, "question": "Where is the tower?"},
     {"context": ARABIC * 5, "question": "متى؟"},

@@ -1,4 +1,5 @@
-"""Tiny checkpoints that any library version builds alike: fixed vocabularies, weights from NumPy's frozen generator by name and shape.
+"""Tiny checkpoints that any library version builds alike: fixed vocabularies, weights from NumPy's frozen generator by
+name and shape.
 
 Used by the tests and by `tests/golden/make_golden.py`, which runs them through Transformers 4.57.6.
 """
@@ -17,7 +18,9 @@ WIDTH, LAYERS, HEADS, INNER = 32, 2, 4, 64
 #: Longest rows, tokens.
 BERT_POSITIONS, BART_POSITIONS = 128, 64
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
-PIECES = "the of and in is was a to who what where when tower bristol rob name live ##s ##ed ##ing ##er ##tion ##bris 1889 324".split()
+PIECES = (
+    "the of and in is was a to who what where when tower bristol rob name live ##s ##ed ##ing ##er ##tion 1889 324"
+).split()
 LETTERS = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789éüßñאבגדהמרשתابتسلمن東京大阪かきくけこяжд"
 SIGNS = ".,!?;:'\"()-–—*#&%$€@/\\"
 
@@ -49,7 +52,11 @@ def distilbert(folder: pathlib.Path) -> str:
         shapes.update(_dense(prefix + "ffn.lin2", INNER, WIDTH))
         shapes.update(_norm(prefix + "sa_layer_norm"))
         shapes.update(_norm(prefix + "output_layer_norm"))
-    return _write(folder, {**config, "vocab_size": vocabulary, "max_position_embeddings": BERT_POSITIONS, "pad_token_id": 0}, shapes)
+    return _write(
+        folder,
+        {**config, "vocab_size": vocabulary, "max_position_embeddings": BERT_POSITIONS, "pad_token_id": 0},
+        shapes,
+    )
 
 
 def bert(folder: pathlib.Path) -> str:
@@ -89,7 +96,11 @@ def _bert(folder: pathlib.Path, architecture: str, root: str, head: Shapes) -> s
         shapes.update(_dense(prefix + "output.dense", INNER, WIDTH))
         shapes.update(_norm(prefix + "attention.output.LayerNorm"))
         shapes.update(_norm(prefix + "output.LayerNorm"))
-    return _write(folder, {**config, "vocab_size": vocabulary, "max_position_embeddings": BERT_POSITIONS, "pad_token_id": 0}, shapes)
+    return _write(
+        folder,
+        {**config, "vocab_size": vocabulary, "max_position_embeddings": BERT_POSITIONS, "pad_token_id": 0},
+        shapes,
+    )
 
 
 def bart(folder: pathlib.Path) -> str:
@@ -107,7 +118,14 @@ def bart(folder: pathlib.Path) -> str:
         config.update({side + "_layers": LAYERS, side + "_attention_heads": HEADS, side + "_ffn_dim": INNER})
     tokens = {"bos_token_id": 0, "pad_token_id": 1, "eos_token_id": 2, "decoder_start_token_id": 2}
     forced = {"forced_bos_token_id": 0, "forced_eos_token_id": 2}
-    search = {"num_beams": 4, "max_length": 40, "min_length": 6, "length_penalty": 2.0, "no_repeat_ngram_size": 3, "early_stopping": True}
+    search = {
+        "num_beams": 4,
+        "max_length": 40,
+        "min_length": 6,
+        "length_penalty": 2.0,
+        "no_repeat_ngram_size": 3,
+        "early_stopping": True,
+    }
     (folder / "generation_config.json").write_text(json.dumps({**tokens, **forced, **search}))
     shapes: Shapes = {"model.shared.weight": (vocabulary, WIDTH), "final_logits_bias": (1, vocabulary)}
     for side in ("encoder", "decoder"):
@@ -153,7 +171,11 @@ def _write(folder: pathlib.Path, config: Dict[str, object], shapes: Shapes) -> s
     for name in sorted(shapes):
         array = draw.normal(0.0, 0.3, shapes[name]).astype(numpy.float32)
         is_norm = name.lower().endswith(("norm.weight", "layernorm_embedding.weight"))
-        weights[name] = array + numpy.float32(1.0) if is_norm else array * numpy.float32(6.0 if name == "qa_outputs.weight" else 1.0)
+        weights[name] = (
+            array + numpy.float32(1.0)
+            if is_norm
+            else array * numpy.float32(6.0 if name == "qa_outputs.weight" else 1.0)
+        )
     if "final_logits_bias" in weights:
         weights["final_logits_bias"] *= numpy.float32(0.0)
     save_file(weights, str(folder / "model.safetensors"), metadata={"format": "pt"})
@@ -183,17 +205,32 @@ def _word_pieces(folder: pathlib.Path, lowercase: bool, name: str) -> int:
 def _byte_pairs(folder: pathlib.Path) -> int:
     """Write a byte-level BPE tokenizer as the hub's BART checkpoints have it; return its size."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    merges = [("t", "h"), ("th", "e"), ("Ġ", "the"), ("Ġ", "a"), ("i", "n"), ("e", "r"), ("o", "w"), ("ow", "er"), ("Ġ", "t"), ("Ġ", "in")]
+    merges = [
+        ("t", "h"),
+        ("th", "e"),
+        ("Ġ", "the"),
+        ("Ġ", "a"),
+        ("i", "n"),
+        ("e", "r"),
+        ("o", "w"),
+        ("ow", "er"),
+        ("Ġ", "t"),
+        ("Ġ", "in"),
+    ]
     pieces = ["<s>", "<pad>", "</s>", "<unk>", *alphabet, *(left + right for left, right in merges), "<mask>"]
     ids = {piece: number for number, piece in enumerate(pieces)}
     tokenizer = tokenizers.Tokenizer(models.BPE(ids, merges))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.post_processor = processors.RobertaProcessing(("</s>", 2), ("<s>", 0), trim_offsets=True, add_prefix_space=False)
+    tokenizer.post_processor = processors.RobertaProcessing(
+        ("</s>", 2), ("<s>", 0), trim_offsets=True, add_prefix_space=False
+    )
     tokenizer.decoder = decoders.ByteLevel()
     tokenizer.add_special_tokens(["<s>", "<pad>", "</s>", "<unk>", "<mask>"])
     folder.mkdir(parents=True, exist_ok=True)
     tokenizer.save(str(folder / "tokenizer.json"))
     (folder / "vocab.json").write_text(json.dumps(ids))
     (folder / "merges.txt").write_text("#version: 0.2\n" + "".join("{} {}\n".format(*pair) for pair in merges))
-    (folder / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "BartTokenizer", "model_max_length": BART_POSITIONS}))
+    (folder / "tokenizer_config.json").write_text(
+        json.dumps({"tokenizer_class": "BartTokenizer", "model_max_length": BART_POSITIONS})
+    )
     return len(ids)

@@ -1,0 +1,94 @@
+"""Model files: found by name, recognised by their syntax tree, imported only where that is allowed."""
+
+import hashlib
+
+import pytest
+
+from ipu_supervisor.models import catalog
+
+NEWER = "from ipu_supervisor.models.base import BasePipeline\nclass Pipeline(BasePipeline):\n    pass\n"
+
+
+@pytest.fixture
+def write(tmp_path):
+    def write(source, name="mine"):
+        (tmp_path / (name + ".py")).write_text(source, encoding="utf-8")
+        return [tmp_path]
+
+    return write
+
+
+def test_the_built_in_models_are_there():
+    assert {"question_answering", "summarization", "embeddings", "echo"} <= set(catalog.names())
+
+
+@pytest.mark.parametrize("name", ["question_answering", "summarization", "embeddings"])
+def test_built_in_model_has_an_example_that_its_own_input_takes(name):
+    pipeline = catalog.find(name).load()
+    options = pipeline.Options().load({})
+    assert pipeline.input_schema(options)().validate(pipeline.example) == {}
+    assert pipeline.size(pipeline.example) > 0
+
+
+@pytest.mark.parametrize(
+    ("source", "shape"),
+    [
+        (NEWER, catalog.Shape.PIPELINE),
+        (
+            "from ipu_supervisor.models import base\nclass Pipeline(base.BasePipeline):\n    pass\n",
+            catalog.Shape.PIPELINE,
+        ),
+        ("import torch\nclass Pipeline:\n    pass\n", catalog.Shape.BARE_CLASS),
+        ("import torch\nclass P: pass\npipe = P()\ndef compile(pipe): pass\n", catalog.Shape.BARE_PIPE),
+        ("pipe: object = 1\ndef compile(pipe): pass\n", catalog.Shape.BARE_PIPE),
+    ],
+)
+def test_the_shape_is_told_from_the_syntax_tree(write, source, shape):
+    file = catalog.find("mine", write(source))
+    assert file.shape is shape
+    assert file.sha256 == hashlib.sha256(source.encode()).hexdigest()
+
+
+@pytest.mark.parametrize(
+    ("source", "fault"),
+    [
+        ("x = 1\n", "has neither"),
+        ("def (\n", "not Python"),
+        ("x = '\0'\n", "not Python"),
+        ("import numpy.linalg\n" + NEWER, "imports numpy at its top"),
+        ("from torch import nn\n" + NEWER, "imports torch at its top"),
+    ],
+)
+def test_a_file_of_no_shape_is_refused(write, source, fault):
+    with pytest.raises(catalog.ModelFileError, match=fault):
+        catalog.find("mine", write(source))
+
+
+def test_the_file_is_not_run_to_tell_its_shape(write):
+    assert catalog.find("mine", write("raise SystemExit\nclass Pipeline: pass\n")).shape is catalog.Shape.BARE_CLASS
+
+
+@pytest.mark.parametrize("name", ["", "../x", "Base", "base", "spans", "forward", "a" * 65, "a-b", "x\n"])
+def test_a_name_that_is_none_is_refused(name):
+    with pytest.raises(catalog.ModelFileError, match="not a model's name"):
+        catalog.find(name)
+
+
+def test_an_unknown_name_is_told_what_there_is():
+    with pytest.raises(catalog.ModelFileError, match="question_answering"):
+        catalog.find("nothing")
+
+
+def test_an_extra_folder_comes_before_the_built_in_one(write):
+    folders = write(NEWER, "echo")
+    assert catalog.find("echo", folders).path.parent == folders[0]
+
+
+def test_a_file_that_fails_on_import_says_why(write):
+    with pytest.raises(catalog.ModelFileError, match="ZeroDivisionError"):
+        catalog.find("mine", write(NEWER + "1 / 0\n")).load()
+
+
+def test_a_file_may_hold_dataclasses(write):
+    source = "from __future__ import annotations\nimport dataclasses\n@dataclasses.dataclass\nclass A:\n    x: int\n"
+    assert catalog.find("mine", write(source + NEWER.replace("from", "from", 1))).module().A(1).x == 1
