@@ -98,7 +98,7 @@ def pre_fork(server: Any, worker: Any) -> None:
 def post_fork(server: Any, worker: Any) -> None:
     """Log in our shape, and count in the file of the worker's number.
 
-    Until the worker has signal handlers of its own, it must not swallow a SIGTERM in those it inherited from the master.
+    Until the worker has signal handlers of its own, it must not swallow a SIGTERM in those it has from the master.
     """
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     from prometheus_client import values

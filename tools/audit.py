@@ -2,7 +2,7 @@
 
 The vulnerability services may be out of reach, or may not know a package. That is said aloud, and what can be checked
 without them is checked all the same. A vulnerability that becomes known must not break everybody's `make test`
-overnight, so it is shown, and a fault only with AUDIT_STRICT=1.
+overnight, so at a desk it is only shown; it is a fault where CI is set, or AUDIT_STRICT (empty: only shown).
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def main() -> int:
     known = [sentence for name in AUDITED for sentence in vulnerabilities(name)]
     for sentence in known:
         print(f"audit: VULNERABLE {sentence}", file=sys.stderr)
-    if os.environ.get("AUDIT_STRICT"):
+    if os.environ.get("AUDIT_STRICT", os.environ.get("CI")):
         faults += known
     for fault in faults:
         print(f"audit: FAULT {fault}", file=sys.stderr)

@@ -21,7 +21,9 @@ FAULT_NAMES = ("crash", "exit", "hang", "raise", "invalid", "bad_output", "bad_l
 class EchoInput(Schema):
     """A text, and what is to go wrong on the way (only where `faults` is on)."""
 
-    text = fields.String(required=True, validate=[validate.Length(max=100_000), encodable], metadata={"example": "hello"})
+    text = fields.String(
+        required=True, validate=[validate.Length(max=100_000), encodable], metadata={"example": "hello"}
+    )
     delay_ms = WholeNumber(load_default=0, validate=validate.Range(0, 600_000))
     fault = fields.String(load_default="", validate=validate.OneOf(["", *FAULT_NAMES]))
 
