@@ -10,7 +10,7 @@ from training.question_answering.entities import Entities
 #: Where one sentence ends and the next begins.
 SENTENCE_END = re.compile(r"(?<=[.!?])\s+(?=[A-Z\"])")
 #: Share of blocks that are made by the sentence grammar, not written by hand; chosen.
-EVENT_SHARE = 0.2
+EVENT_SHARE = 0.15
 #: How often a second filling of the same block stands beside it, so that only the name in the question decides; chosen.
 TWIN_SHARE = 0.35
 #: Share of named questions whose block is left out, so that the token that stands for no answer is learned; chosen.
@@ -64,11 +64,11 @@ class Generator:
         return self.deck.pop()
 
     def _passage(self) -> Iterator[Example]:
-        """Examples on one block: a few of its questions, each in its own surroundings."""
+        """Examples on one block: about half of its questions, each in its own surroundings."""
         frame = events.block(self.rng) if self.rng.random() < EVENT_SHARE else self._frame()
         filled = frames.fill(frame, self.entities, self.rng)
         order = self.rng.sample(range(len(filled.questions)), len(filled.questions))
-        for index in order[:3]:
+        for index in order[: len(order) // 2 + 1]:
             around = self._surroundings(frame, filled.named[index])
             example = self._example(filled, index, around)
             if example and filled.named[index] and around and self.rng.random() < NO_ANSWER_SHARE:

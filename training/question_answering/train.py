@@ -110,8 +110,8 @@ def train(model: BertForQuestionAnswering, stream: Iterator[Batch], steps: int, 
 def arguments() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--examples", type=int, default=12800)
-    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--examples", type=int, default=16000)
+    parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--out", type=Path, default=Path(demo.QUESTION_ANSWERING_FILE))
     return parser.parse_args()
