@@ -75,7 +75,7 @@ class EntrySchema(Schema):
         load_default=32,
         strict=True,
         validate=validate.Range(1, 1024),
-        metadata={"description": "Most inputs in one `/batch` request."},
+        metadata={"description": "Most inputs in one `/batch` request; not more than `max_backlog`."},
     )
     max_backlog = fields.Integer(
         load_default=256,
@@ -291,6 +291,8 @@ def _model(
         return []
     if pipeline is not BasePipeline:
         values["options"] = checked(pipeline.Options(), values["options"], bad_settings, prefix + "options.")
+    if "max_client_batch_size" not in entry:
+        values["max_client_batch_size"] = min(values["max_client_batch_size"], values["max_backlog"])
     if values["max_client_batch_size"] > values["max_backlog"]:
         bad_settings.append(prefix + "max_client_batch_size: more than max_backlog, so such a batch could never enter")
     return [_complete(file, pipeline, values)]

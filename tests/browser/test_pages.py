@@ -76,7 +76,8 @@ def test_swagger_ui_shows_every_route_and_asks_one(browser, service):
     wait_until(lambda: len(browser.find_elements("css selector", ".opblock")) == 15, "all routes are there")
     browser.find_element("css selector", "#operations-inference-question_answering .opblock-summary-control").click()
     button = "#operations-inference-question_answering .execute"
-    wait_until(lambda: browser.find_elements("css selector", button), "the route is open")
+    filled = "return document.querySelector('#operations-inference-question_answering textarea')?.value ?? ''"
+    wait_until(lambda: "My name is Rob" in browser.execute_script(filled), "the route is open, its example filled in")
     browser.execute_script("document.querySelector(arguments[0]).click()", button)
     live = "#operations-inference-question_answering .live-responses-table"
     wait_until(lambda: "My name is Rob" in text_of(browser, live), "the answer is shown")

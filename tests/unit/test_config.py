@@ -82,6 +82,10 @@ def test_a_client_batch_that_could_never_enter_the_backlog_is_refused():
     assert "max_backlog" in faults({"model": "echo", "max_backlog": 4, "max_client_batch_size": 5}).faults[0]
 
 
+def test_a_small_backlog_takes_small_client_batches_by_default():
+    assert settings({"model": "echo", "max_backlog": 4}).models[0].max_client_batch_size == 4
+
+
 def test_faults_of_model_files_alone_have_an_exit_code_of_their_own():
     assert faults({"model": "nobody"}).exit_code == config.EXIT_MODEL_FILE
 
