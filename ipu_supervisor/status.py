@@ -22,6 +22,10 @@ def snapshot(supervisor: "Supervisor", now: float) -> Status:
         uptime_s=time.monotonic() - supervisor.started_at,
         draining=supervisor.draining,
         models=[_model(supervisor, name, pool, now) for name, pool in supervisor.pools.items()],
+        counters={
+            "dropped_replies": float(supervisor.front.dropped),
+            "refused_frames": float(supervisor.front.garbage),
+        },
     )
 
 

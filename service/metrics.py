@@ -9,12 +9,12 @@ import struct
 from collections.abc import Iterable, Iterator
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
-from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.multiprocess import MultiProcessCollector
 from prometheus_client.registry import Collector
 
 from ipu_supervisor.protocol.errors import ErrorCode
-from ipu_supervisor.protocol.messages import ModelStatus, Reply
+from ipu_supervisor.protocol.messages import Reply, Status
 
 #: Every name begins with this.
 NAMESPACE = "model_server"
@@ -94,14 +94,14 @@ class Metrics:
         self.batch_wait.labels(model).observe(reply.timing.batch_ms / 1000)
         self.inference.labels(model).observe(reply.timing.inference_ms / 1000)
 
-    def exposition(self, models: Iterable[ModelStatus], version: str) -> bytes:
-        """Return every figure in Prometheus's text format; `models` is empty when the supervisor cannot be reached."""
+    def exposition(self, status: Status | None) -> bytes:
+        """Return every figure in Prometheus's text format; no `status`: the supervisor cannot be reached."""
         registry = CollectorRegistry()
         if "PROMETHEUS_MULTIPROC_DIR" in os.environ:
             MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
         else:
             registry.register(self.registry)
-        registry.register(SupervisorFigures(list(models), version))
+        registry.register(SupervisorFigures(status))
         for _ in range(MAX_TORN_READS):
             try:
                 return generate_latest(registry)
@@ -113,10 +113,11 @@ class Metrics:
 class SupervisorFigures(Collector):
     """What the supervisor's status says, as Prometheus sees it."""
 
-    def __init__(self, models: list[ModelStatus], version: str) -> None:
-        """Store the models' status."""
-        self._models = models
-        self._version = version
+    def __init__(self, status: Status | None) -> None:
+        """Store the status, if there is one."""
+        self._models = status.models if status else []
+        self._version = status.version if status else ""
+        self._own = status.counters if status else {}
 
     def collect(self) -> Iterator[Metric]:
         """Yield one family per figure."""
@@ -131,6 +132,8 @@ class SupervisorFigures(Collector):
         )
         yield self._gauge("model_ready", "1 when a replica is usable.", {m.model: m.ready for m in self._models})
         yield self._gauge("model_load_seconds", "The last load and compile.", {m.model: m.load_s for m in self._models})
+        for name, value in sorted(self._own.items()):
+            yield CounterMetricFamily(f"{NAMESPACE}_supervisor_{name}", "Counted by the supervisor.", value=value)
         yield from self._counters()
 
     @staticmethod

@@ -90,7 +90,6 @@ class Replica:
         self.batch_id = 0
         self.heard_at = now
         self.probe_sent_at: Optional[float] = None
-        self.ready_at: Optional[float] = None
         #: This life's end counts towards giving up: it never was READY, or died with innocent work aboard.
         self.strike = True
         #: Do not start again once it has stopped: drained, scaled away or replaced by a newer generation.
@@ -110,7 +109,6 @@ class Replica:
     def warm(self, now: float) -> None:
         """Become READY; from here on only a death with work aboard counts against it."""
         self.happened(Event.WARM, now)
-        self.ready_at = now
         self.strike = False
 
     def spawn(self, now: float) -> None:
@@ -119,7 +117,6 @@ class Replica:
         self.life += 1
         self.name = "{}.{}".format(self.place, self.life)
         self.spawned_at = self.heard_at = now
-        self.ready_at = None
         self.strike = True
         self.probe_sent_at = None
         self.reason = ""

@@ -32,7 +32,3 @@ class Deadline:
     def budget_ms(self) -> int:
         """Return the milliseconds left as they go on the wire."""
         return min(MAX_BUDGET_MS, int(self.remaining_s() * 1000))
-
-    def passed(self) -> bool:
-        """Say whether the moment is over."""
-        return self._clock() >= self.at

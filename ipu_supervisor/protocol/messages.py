@@ -134,6 +134,7 @@ class Status(Message, frozen=True, tag="status"):
     uptime_s: float
     draining: bool
     models: List[ModelStatus]
+    counters: Dict[str, float] = {}
 
 
 class Refusal(Message, frozen=True, tag="refusal"):

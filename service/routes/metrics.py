@@ -6,6 +6,7 @@ from flask import Response
 from prometheus_client import CONTENT_TYPE_LATEST
 
 from ipu_supervisor.protocol.errors import RequestError
+from ipu_supervisor.protocol.messages import Status
 from service.face import Face
 from service.openapi import ApiBlueprint, Route
 
@@ -16,11 +17,10 @@ def blueprint(face: Face) -> Any:
 
     def metrics() -> Response:
         try:
-            status = face.standing.status()
-            models, version = status.models, status.version
+            status: Status | None = face.standing.status()
         except RequestError:
-            models, version = [], ""
-        return Response(face.metrics.exposition(models, version), content_type=CONTENT_TYPE_LATEST)
+            status = None
+        return Response(face.metrics.exposition(status), content_type=CONTENT_TYPE_LATEST)
 
     answer = {"schema": {"type": "string"}, "content_type": "text/plain", "description": "Prometheus's text format."}
     Route(

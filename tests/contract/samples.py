@@ -47,7 +47,7 @@ SAMPLES: Dict[str, messages.Message] = {
         messages.Timing(1.5, 0.25, 20.0),
         IDENTITY,
     ),
-    "status": messages.Status("0.1.0", 4242, 3600.0, False, [MODEL]),
+    "status": messages.Status("0.1.0", 4242, 3600.0, False, [MODEL], {"dropped_replies": 1.0}),
     "refusal": messages.Refusal(messages.Failure(ErrorCode.PROTOCOL, "not a message")),
     "compile_granted": messages.CompileGranted(),
     "run": messages.Run(17, [ITEM], ["request-1"]),

@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -89,9 +90,10 @@ def answers(server):
 def wait_until(predicate, what, process=None, limit_s=20):
     """Wait until `predicate` holds; fail when it does not within `limit_s`, or when the process ended."""
     until = time.monotonic() + limit_s
+    pause = threading.Event()
     while not predicate():
         assert process is None or process.poll() is None, (
             f"the process ended with {process.returncode}, waiting until {what}"
         )
         assert time.monotonic() < until, f"not within {limit_s} s: {what}"
-        time.sleep(0.02)
+        pause.wait(0.02)

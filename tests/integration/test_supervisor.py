@@ -309,6 +309,7 @@ def test_an_operator_verb_on_the_inference_socket_is_garbage(daemon):
     assert isinstance(answer, messages.Refusal)
     assert answer.failure.code is ErrorCode.PROTOCOL
     assert result(daemon.ask("unmoved")) == "unmoved"
+    assert daemon.status().counters["refused_frames"] == 1
 
 
 def test_check_config_says_what_would_be_served(daemon):
