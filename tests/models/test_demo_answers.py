@@ -12,9 +12,8 @@ from ipu_supervisor.models import embeddings, question_answering, summarization
 
 pytestmark = pytest.mark.torch
 
-#: Least share of answers that are right word for word, and least mean F1, per cent. Measured: 70.4 and 75.7; one of
-#: the 81 answers may fall differently on another processor.
-EXACT_FLOOR, F1_FLOOR = 69.0, 74.4
+#: Least share of answers that are right word for word, and least mean F1, per cent: what was measured (63 of 81).
+EXACT_FLOOR, F1_FLOOR = 77.7, 81.5
 GOLDEN = json.loads((pathlib.Path(__file__).parents[1] / "golden" / "qa_paragraphs.json").read_text(encoding="utf-8"))
 CASES = [
     (paragraph["context"], case["question"], case["answers"])
