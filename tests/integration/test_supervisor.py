@@ -363,3 +363,20 @@ def test_echo_obeys_no_fault_unless_it_is_configured_to(short_dir, spawn, wait_u
     daemon = Daemon(spawn, short_dir, echo(options={"faults": False})).start()
     wait_until(daemon.ready)
     assert result(daemon.ask("plain", fault=fault, delay_ms=60_000)) == "plain"
+
+
+def test_a_host_that_was_suspended_does_not_make_the_supervisor_blame_its_replicas(spawn, short_dir, wait_until):
+    daemon = Daemon(spawn, short_dir, echo(batch_limit_s=3)).start()
+    wait_until(daemon.ready)
+    (replica,) = daemon.pids()
+    thread, done = in_thread(daemon.ask, "asleep", limit_s=30, delay_ms=1500, client=SupervisorClient(daemon.endpoint))
+    wait_until(lambda: daemon.executions()["asleep"])
+    for pid in (replica, daemon.child.pid):
+        kill(pid, signal.SIGSTOP)
+    wake_at = time.monotonic() + 6
+    wait_until(lambda: time.monotonic() > wake_at)
+    for pid in (daemon.child.pid, replica):
+        kill(pid, signal.SIGCONT)
+    thread.join(20)
+    assert result(done[0]) == "asleep"
+    assert (daemon.executions()["asleep"], daemon.pids()) == (1, [replica])
