@@ -1,6 +1,7 @@
 """Generated requests, valid and invalid, to both halves with real models: only answers that the document promises."""
 
 import pytest
+import schemathesis  # noqa: F401  # this file needs the web half
 
 from tests.http.schemathesis_run import run
 from tests.integration.stack import Stack
