@@ -36,6 +36,13 @@ class ConfigError(ValueError):
         self.exit_code = exit_code
 
 
+def _whole_ipus(ipu: Mapping[str, Any]) -> None:
+    """Refuse a number of IPUs that nothing could be leased for."""
+    ipus = ipu.get("ipus", 1)
+    if isinstance(ipus, bool) or not isinstance(ipus, int) or ipus < 1:
+        raise ValidationError("ipus must be a whole number, at least 1.")
+
+
 class EntrySchema(Schema):
     """One entry of `SERVER_MODELS`."""
 
@@ -93,7 +100,7 @@ class EntrySchema(Schema):
         validate=validate.Range(0, 86_400, min_inclusive=False),
         metadata={"description": "Longest a replica may take to load, and again to compile, seconds."},
     )
-    ipu = fields.Dict(load_default=dict, metadata={"description": "Settings of the IPU engine."})
+    ipu = fields.Dict(load_default=dict, validate=_whole_ipus, metadata={"description": "Settings of the IPU engine."})
     options = fields.Dict(load_default=dict, metadata={"description": "The model file's own options."})
 
 

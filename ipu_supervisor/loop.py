@@ -62,8 +62,8 @@ class Supervisor:
 
     def run(self) -> None:
         """Serve until told to stop. Raises `AlreadyRunning` and `zmq.ZMQError` when the sockets cannot be bound."""
-        self.sockets.open()
         try:
+            self.sockets.open()
             self._prepare()
             while not self._finished():
                 self._turn()

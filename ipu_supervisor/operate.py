@@ -60,6 +60,8 @@ def drain(supervisor: "Supervisor", model: str, now: float) -> OperatorAnswer:
 
 def reload(supervisor: "Supervisor", model: str, now: float) -> OperatorAnswer:
     """Replace replicas one after the other; model files are read again."""
+    if supervisor.draining:
+        return OperatorAnswer(False, "the supervisor stops; nothing is started any more")
     for name in _named(supervisor, model):
         config = supervisor.configs[name]
         try:

@@ -5,6 +5,7 @@ import time
 from typing import TYPE_CHECKING, Dict
 
 from ipu_supervisor.core.pool import Pool
+from ipu_supervisor.core.replica import Replica
 from ipu_supervisor.protocol.messages import ModelStatus, ReplicaStatus, Status
 
 if TYPE_CHECKING:
@@ -54,7 +55,7 @@ def _model(supervisor: "Supervisor", name: str, pool: Pool, now: float) -> Model
     )
 
 
-def _replica(supervisor: "Supervisor", replica, now: float) -> ReplicaStatus:  # type: ignore[no-untyped-def]
+def _replica(supervisor: "Supervisor", replica: Replica, now: float) -> ReplicaStatus:
     """Return the state of one replica."""
     return ReplicaStatus(
         replica=replica.name,

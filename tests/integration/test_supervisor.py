@@ -1,5 +1,6 @@
 """The daemon as its operator sees it: starts, refuses, stops, tells why; what it does with bad inputs and replicas."""
 
+import hashlib
 import os
 import pathlib
 import signal
@@ -380,3 +381,33 @@ def test_a_host_that_was_suspended_does_not_make_the_supervisor_blame_its_replic
     thread.join(20)
     assert result(done[0]) == "asleep"
     assert (daemon.executions()["asleep"], daemon.pids()) == (1, [replica])
+
+
+def test_reload_serves_the_model_file_as_it_is_now(spawn, short_dir, wait_until):
+    path = short_dir / "changing.py"
+    text = "class Pipeline:\n    def __call__(self, inputs):\n        return {{'version': {}}}\n"
+    path.write_text(text.format(1), encoding="utf-8")
+    daemon = Daemon(spawn, short_dir, [{"model": "changing"}], MODELS_PATH=str(short_dir)).start()
+    wait_until(daemon.ready)
+    before = daemon.model().file_hash
+
+    def version():
+        (outcome,) = daemon.client.call("changing", [{}], [1], Deadline.after(10)).outcomes
+        return msgspec.msgpack.decode(outcome.result)["version"]
+
+    assert version() == 1
+    path.write_text(text.format(2), encoding="utf-8")
+    assert command(daemon, "reload", "changing").returncode == 0
+    wait_until(lambda: version() == 2)
+    assert daemon.model().file_hash == hashlib.sha256(path.read_bytes()).hexdigest() != before
+
+
+def test_a_supervisor_that_stops_starts_nothing_any_more(daemon, wait_until):
+    thread, done = in_thread(daemon.ask, "last", delay_ms=2500, client=SupervisorClient(daemon.endpoint))
+    wait_until(lambda: daemon.executions()["last"])
+    kill(daemon.child.pid, signal.SIGTERM)
+    wait_until(lambda: daemon.status().draining)
+    refused = command(daemon, "reload")
+    assert (refused.returncode, b"stops" in refused.stdout) == (1, True)
+    thread.join(10)
+    assert (result(done[0]), daemon.child.wait()) == ("last", 0)

@@ -116,3 +116,11 @@ def test_make_says_what_is_missing_when_there_is_no_python_311(tmp_path):
     assert answer.returncode == 2
     assert "Python 3.11 is needed" in answer.stderr
     assert not (tmp_path / ".venv").exists()
+
+
+@pytest.mark.parametrize(
+    ("environ", "fails"),
+    [({}, False), ({"CI": "true"}, True), ({"AUDIT_STRICT": "1"}, True), ({"CI": "true", "AUDIT_STRICT": ""}, False)],
+)
+def test_a_known_vulnerability_fails_the_check_in_ci_and_where_it_is_asked_for(environ, fails):
+    assert audit.strict(environ) is fails
