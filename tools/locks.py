@@ -16,8 +16,10 @@ from typing import NamedTuple
 
 #: Where the locks are.
 FOLDER = pathlib.Path("requirements")
+#: optimum-graphcore asks for torch, which comes by a step of its own or with the image: its locks are resolved without.
+WITHOUT_TORCH = "--override=requirements/ipu-without-torch.in"
 #: Each lock that is resolved, and what it is made from. `dev.txt` comes first: it holds everything for Python 3.11,
-#: and the others take their versions from it.
+#: and the others take their versions from it. optimum-graphcore's locks stand apart: it needs far older versions.
 SOURCES: dict[str, list[str]] = {
     "dev.txt": ["pyproject.toml", "--all-extras", "--python-version=3.11"],
     "service.txt": ["pyproject.toml", "--extra=service", "--python-version=3.11", "--constraint=requirements/dev.txt"],
@@ -29,6 +31,18 @@ SOURCES: dict[str, list[str]] = {
     ],
     "supervisor-py38.txt": ["requirements/supervisor-py38.in", "--python-version=3.8"],
     "demo.txt": ["requirements/demo.in", "--no-deps", "--python-version=3.11"],
+    "supervisor-ipu.txt": [
+        "requirements/supervisor-ipu.in",
+        "--python-version=3.8",
+        "--constraint=requirements/supervisor-py38.txt",
+        WITHOUT_TORCH,
+    ],
+    "ipu-standin.txt": ["requirements/ipu-standin.in", "--python-version=3.11", WITHOUT_TORCH],
+    "ipu-build.txt": [
+        "requirements/ipu-build.in",
+        "--python-version=3.8",
+        "--constraint=requirements/supervisor-ipu.txt",
+    ],
 }
 #: The lock whose lines carry no hash.
 UNHASHED = frozenset({"torch.txt"})
