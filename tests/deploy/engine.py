@@ -1,0 +1,205 @@
+"""A Docker engine of the tests' own: its daemon, its data and its sockets lie in one cache folder.
+
+`python -m tests.deploy.engine start` starts it (the first time it fetches its programs), `env` prints what a shell
+needs to reach it, `stop` ends it and takes away its mounts and control groups; images and build caches stay for the
+next time. It touches no firewall rule and makes no bridge of its own: containers reach each other and publish ports,
+and a build reaches the network with `--network host`.
+"""
+
+import argparse
+import contextlib
+import dataclasses
+import fcntl
+import json
+import os
+import pathlib
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping
+
+from tests.deploy.engine_programs import Unavailable, check_machine, obtain
+
+#: Longest wait for the daemon to answer or to end, and for another test run to let go of it, seconds (chosen).
+ANSWER_LIMIT_S, STOP_LIMIT_S, BUSY_LIMIT_S = 60.0, 60.0, 1800.0
+#: Most that the build cache keeps between two runs.
+KEPT_BUILD_CACHE = "4GB"
+#: Name of the control group in which all containers run, so that nothing else is taken away afterwards.
+CONTROL_GROUP = "ipu-model-server-tests"
+
+
+def cache_folder() -> pathlib.Path:
+    """Return where everything lies: `DEPLOY_TESTS_CACHE`, or a folder of the user's cache."""
+    chosen = os.environ.get("DEPLOY_TESTS_CACHE")
+    cache = pathlib.Path(os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache")
+    return pathlib.Path(chosen) if chosen else cache / "ipu-model-server-deploy-tests"
+
+
+@dataclasses.dataclass(frozen=True)
+class Engine:
+    """The engine of one folder."""
+
+    folder: pathlib.Path
+
+    @property
+    def environ(self) -> dict[str, str]:
+        """Return what the docker command needs in its environment."""
+        return {
+            "DOCKER_HOST": f"unix://{self.folder}/docker.sock",
+            "DOCKER_CONFIG": str(self.folder / "config"),
+            "PATH": f"{self.folder}/bin:{os.environ['PATH']}",
+        }
+
+    def docker(self, *arguments: str, environ: Mapping[str, str] | None = None, **options: object) -> str:
+        """Run a docker command, return what it printed; a failure shows what it said. Raises `CommandFailed`."""
+        values = {**os.environ, **self.environ, **(environ or {})}
+        command = [str(self.folder / "bin/docker"), *arguments]
+        run = subprocess.run(command, env=values, capture_output=True, text=True, check=False, **options)  # type: ignore[call-overload]
+        if run.returncode:
+            raise CommandFailed(f"docker {shlex.join(arguments)}: {run.returncode}\n{run.stdout}\n{run.stderr}")
+        return str(run.stdout)
+
+    def runs(self) -> bool:
+        """Say whether the daemon answers."""
+        with contextlib.suppress(CommandFailed, FileNotFoundError):
+            return bool(self.docker("version", "--format", "{{.Server.Version}}"))
+        return False
+
+    def start(self) -> None:
+        """Start the daemon unless it runs. Raises `Unavailable`."""
+        check_machine()
+        self.folder.mkdir(parents=True, exist_ok=True)
+        obtain(self.folder)
+        if self.runs():
+            return
+        with (self.folder / "dockerd.log").open("wb") as log:
+            daemon = subprocess.Popen(
+                self._daemon(),
+                env={**os.environ, **self.environ},
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+        if not _true_within(ANSWER_LIMIT_S, lambda: self.runs() or daemon.poll() is not None) or not self.runs():
+            daemon.kill()
+            daemon.wait()
+            raise Unavailable("the daemon does not start:\n" + self.log()[-2000:])
+
+    def stop(self) -> None:
+        """End the daemon and what it leaves behind: mounts of networks, empty control groups."""
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError, ValueError):
+            pid = int((self.folder / "dockerd.pid").read_text())
+            os.kill(pid, signal.SIGTERM)
+            with contextlib.suppress(ChildProcessError):
+                os.waitpid(pid, 0)
+            _true_within(STOP_LIMIT_S, lambda: not pathlib.Path(f"/proc/{pid}").exists())
+        for mount in _mounts_below(self.folder):
+            subprocess.run(["umount", mount], check=False)
+        for group in pathlib.Path("/sys/fs/cgroup").glob(f"**/{CONTROL_GROUP}"):
+            _remove_empty(group)
+
+    def log(self) -> str:
+        """Return what the daemon logged."""
+        return (self.folder / "dockerd.log").read_text(encoding="utf-8", errors="replace")
+
+    def _daemon(self) -> list[str]:
+        """Return the daemon's command line, after writing its settings."""
+        settings = {
+            "data-root": str(self.folder / "data"),
+            "exec-root": str(self.folder / "exec"),
+            "pidfile": str(self.folder / "dockerd.pid"),
+            "hosts": [f"unix://{self.folder}/docker.sock"],
+            "cgroup-parent": f"/{CONTROL_GROUP}",
+            "bridge": "none",
+            "builder": {"gc": {"enabled": True, "defaultKeepStorage": KEPT_BUILD_CACHE}},
+            **dict.fromkeys(("iptables", "ip6tables", "ip-forward", "ip-masq"), False),
+        }
+        path = self.folder / "daemon.json"
+        path.write_text(json.dumps(settings, indent=1), encoding="utf-8")
+        return [str(self.folder / "bin/dockerd"), "--config-file", str(path)]
+
+
+class CommandFailed(RuntimeError):
+    """A docker command failed; the message holds what it printed."""
+
+
+@contextlib.contextmanager
+def running(folder: pathlib.Path | None = None) -> Iterator[Engine]:
+    """Have the engine for a while; one that ran before stays. Raises `Unavailable`.
+
+    One test run at a time: others wait.
+    """
+    check_machine()
+    engine = Engine(folder or cache_folder())
+    engine.folder.mkdir(parents=True, exist_ok=True)
+    with (engine.folder / "lock").open("w") as lock:
+        if not _true_within(BUSY_LIMIT_S, lambda: _locks(lock.fileno()), every_s=1):
+            raise Unavailable(f"another test run has held {engine.folder} for {BUSY_LIMIT_S:.0f} s")
+        ran = engine.runs()
+        engine.start()
+        try:
+            yield engine
+        finally:
+            if not ran:
+                engine.stop()
+
+
+def main() -> int:
+    """Start, stop, or tell how to reach the engine."""
+    parser = argparse.ArgumentParser(prog="python -m tests.deploy.engine", description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("command", choices=("start", "stop", "env"))
+    engine = Engine(cache_folder())
+    command = parser.parse_args().command
+    if command == "start":
+        try:
+            engine.start()
+        except Unavailable as reason:
+            print(f"no engine here: {reason}", file=sys.stderr)
+            return 1
+    elif command == "stop":
+        engine.stop()
+    else:
+        for name, value in engine.environ.items():
+            print(f"export {name}={shlex.quote(value)}")
+    return 0
+
+
+def _true_within(limit_s: float, predicate: object, every_s: float = 0.1) -> bool:
+    """Look at `predicate` until it is true or the limit has passed; return whether it was."""
+    assert callable(predicate)
+    limit = time.monotonic() + limit_s
+    while not predicate():
+        if time.monotonic() > limit:
+            return False
+        time.sleep(every_s)
+    return True
+
+
+def _locks(descriptor: int) -> bool:
+    """Try once to hold the lock."""
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True
+
+
+def _mounts_below(folder: pathlib.Path) -> list[str]:
+    """Return what is mounted below a folder, the deepest first."""
+    lines = pathlib.Path("/proc/self/mountinfo").read_text(encoding="utf-8").splitlines()
+    places = [line.split()[4] for line in lines]
+    return sorted((place for place in places if place.startswith(f"{folder}/")), reverse=True)
+
+
+def _remove_empty(group: pathlib.Path) -> None:
+    """Remove a control group and those in it; one that still holds a process stays."""
+    with contextlib.suppress(OSError):
+        for path, _, _ in os.walk(group, topdown=False):
+            pathlib.Path(path).rmdir()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

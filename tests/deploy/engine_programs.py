@@ -1,0 +1,119 @@
+"""The programs of a Docker engine, unpacked from Debian packages into a folder; nothing is installed on the machine.
+
+Debian 12 carries neither compose v2 nor an engine that knows `start_interval`, so they come from the next Debian:
+single Go programs that need only its C library or this machine's. runc is this machine's own, because the next Debian's
+needs a newer C library.
+"""
+
+import contextlib
+import os
+import pathlib
+import shutil
+import subprocess
+import tempfile
+
+#: Packages of the next Debian, and of this machine's.
+NEXT_DEBIAN = "trixie"
+FROM_NEXT = ("docker.io", "docker-cli", "containerd", "docker-compose", "docker-buildx")
+FROM_THIS = ("runc", "tini")
+#: Where a package keeps its programs, and where Docker looks for its plugins, below the root.
+BINARIES, PLUGINS = ("usr/bin", "usr/sbin"), "usr/libexec/docker/cli-plugins"
+#: Debian's own keys.
+KEYRING = pathlib.Path("/usr/share/keyrings/debian-archive-keyring.gpg")
+
+
+class Unavailable(RuntimeError):
+    """This machine cannot run an engine; the message says why."""
+
+
+def check_machine() -> None:
+    """Raise `Unavailable` where there is no root, no apt, or another system than Debian."""
+    if os.geteuid() != 0:
+        raise Unavailable("not root")
+    if shutil.which("apt-get") is None or not KEYRING.exists():
+        raise Unavailable("not a Debian with apt-get")
+
+
+def obtain(folder: pathlib.Path) -> None:
+    """Fill `folder` with bin/ and config/cli-plugins/, unless that was done before."""
+    if (folder / "bin/dockerd").exists():
+        return
+    check_machine()
+    with tempfile.TemporaryDirectory(dir=folder) as name:
+        scratch = pathlib.Path(name)
+        download(FROM_NEXT, scratch / "debs", _next_debian(scratch))
+        download(FROM_THIS, scratch / "debs")
+        unpack(scratch / "debs", scratch / "root")
+        _keep(scratch / "root", folder)
+
+
+def apt(*arguments: str, options: tuple[str, ...] = (), cwd: pathlib.Path | None = None) -> str:
+    """Run apt-get and return what it printed. Raises `Unavailable` with its last words."""
+    environ = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
+    done = subprocess.run(
+        ["apt-get", "-qq", *options, *arguments], env=environ, cwd=cwd, capture_output=True, text=True, check=False
+    )
+    if done.returncode:
+        raise Unavailable(f"apt-get {' '.join(arguments)} failed: {done.stderr.strip()[-500:]}")
+    return done.stdout
+
+
+def install(*packages: str) -> None:
+    """Install packages on this machine, for what cannot be unpacked beside it (mmdebstrap)."""
+    check_machine()
+    apt("update")
+    apt("install", "-y", "--no-install-recommends", *packages)
+
+
+def download(packages: tuple[str, ...], folder: pathlib.Path, options: tuple[str, ...] = ()) -> None:
+    """Download packages without their dependencies."""
+    folder.mkdir(parents=True, exist_ok=True)
+    apt("update", options=options)
+    apt("download", *packages, options=(*options, "-o", "APT::Sandbox::User=root"), cwd=folder)
+
+
+def unpack(debs: pathlib.Path, root: pathlib.Path) -> None:
+    """Unpack every package of a folder into one tree, running none of their scripts."""
+    for deb in sorted(debs.glob("*.deb")):
+        subprocess.run(["dpkg", "-x", deb, root], check=True)
+
+
+def mirrors() -> dict[str, str]:
+    """Return the addresses from which this machine takes Debian, by suite ("bookworm", "bookworm-security", …)."""
+    apt("update")
+    rows = apt("indextargets", "--format", "$(ORIGIN) $(COMPONENT) $(CODENAME) $(REPO_URI)", "Created-By: Packages")
+    fields = [row.split() for row in rows.splitlines()]
+    found = {row[2]: row[3] for row in fields if len(row) == 4 and row[:2] == ["Debian", "main"]}
+    if not found:
+        raise Unavailable("apt-get takes no package from Debian here")
+    return found
+
+
+def _next_debian(scratch: pathlib.Path) -> tuple[str, ...]:
+    """Return the options with which apt-get sees the next Debian only, and leaves this machine's lists alone."""
+    address = next(uri for suite, uri in sorted(mirrors().items()) if "-" not in suite)
+    for name in ("lists/partial", "cache/archives/partial"):
+        (scratch / name).mkdir(parents=True)
+    sources = scratch / "sources.list"
+    sources.write_text(f"deb [signed-by={KEYRING}] {address} {NEXT_DEBIAN} main\n", encoding="utf-8")
+    values = {
+        "Dir::Etc::sourcelist": sources,
+        "Dir::Etc::sourceparts": "-",
+        "Dir::State::lists": scratch / "lists",
+        "Dir::Cache": scratch / "cache",
+    }
+    return tuple(part for name, value in values.items() for part in ("-o", f"{name}={value}"))
+
+
+def _keep(root: pathlib.Path, folder: pathlib.Path) -> None:
+    """Move the programs and plugins to their places; dockerd comes last, because it tells that all are there."""
+    plugins = folder / "config/cli-plugins"
+    for place in (plugins, folder / "bin"):
+        place.mkdir(parents=True, exist_ok=True)
+    for plugin in (root / PLUGINS).iterdir():
+        shutil.move(plugin, plugins / plugin.name)
+    programs = [path for place in BINARIES for path in (root / place).iterdir() if path.is_file()]
+    for program in sorted(programs, key=lambda path: path.name == "dockerd"):
+        shutil.move(program, folder / "bin" / program.name)
+    with contextlib.suppress(FileExistsError):
+        (folder / "bin/docker-init").symlink_to("tini-static")
