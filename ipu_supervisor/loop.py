@@ -25,6 +25,7 @@ from ipu_supervisor.loads import Loads
 from ipu_supervisor.protocol import messages
 from ipu_supervisor.protocol.errors import ErrorCode, ProtocolError
 from ipu_supervisor.sockets import Sockets
+from ipu_supervisor.systemd import Notifier, sentence
 
 #: Longest sleep of the loop, seconds: a bound on how late it sees anything it was not told of.
 MAX_SLEEP_S = 1.0
@@ -57,6 +58,7 @@ class Supervisor:
         self._stop_until: Optional[float] = None
         self._clock = StallFreeClock()
         self._loads = Loads(config.run_dir)
+        self._systemd = Notifier.from_env(environ)
 
     # ---- life --------------------------------------------------------------------------------------------------------
 
@@ -65,8 +67,10 @@ class Supervisor:
         try:
             self.sockets.open()
             self._prepare()
+            self._systemd.ready()
             while not self._finished():
                 self._turn()
+                self._tell_systemd()
         finally:
             self.launcher.kill_all()
             self.sockets.close()
@@ -121,6 +125,13 @@ class Supervisor:
             if wake_at is not None and wake_at <= now:
                 self.perform(pool.tick(now), now)
         self._stop_when_drained(now)
+
+    def _tell_systemd(self) -> None:
+        """Feed the watchdog, and say now and then what every model does."""
+        moment = time.monotonic()
+        self._systemd.alive(moment)
+        if self._systemd.due(moment):
+            self._systemd.status(sentence(status.snapshot(self, self._clock()).models))
 
     def _sleep(self) -> Dict[Any, int]:
         """Wait for a socket, a signal, a replica's stderr, or the next moment of a pool; return what happened."""
@@ -288,6 +299,7 @@ class Supervisor:
     def _told_to_stop(self, why: str, now: float) -> None:
         """Drain at the first signal, stop at once at the second."""
         log.event("supervisor_stopping", signal=why, at_once=self.draining)
+        self._systemd.stopping()
         if self.draining:
             self._drain_until = now
         else:
