@@ -9,7 +9,7 @@ import time
 
 from flask import Flask, Response, g, request
 
-from service import backend, errors, openapi, wire
+from service import backend, errors, openapi, proxy, wire
 from service.face import Face
 from service.routes import health, infer, metrics, models, playground
 from service.settings import Settings
@@ -22,6 +22,7 @@ def create_app(settings: Settings, client: backend.Client | None = None) -> Flas
     app = Flask("service", static_folder="static", template_folder="templates")
     app.config["MAX_CONTENT_LENGTH"] = settings.max_request_bytes + 1  # see service.body
     app.url_map.strict_slashes = False
+    proxy.trust(app, settings.proxies)
     face = Face(settings, client or backend.connect(settings.config.endpoint, settings.config.curve_keys))
     app.extensions["face"] = face
     _add_routes(app, face)
@@ -63,6 +64,7 @@ def _finish(face: Face, response: Response) -> Response:
         "path": request.path,
         "status": response.status_code,
         "ms": round(seconds * 1000, 3),
+        "client": request.remote_addr or "",
     }
     contract, code, reply = g.get("contract"), g.get("code", ""), g.get("reply")
     if contract is not None:

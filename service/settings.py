@@ -56,6 +56,11 @@ class WebEnvironmentSchema(Schema):
         validate=validate.Range(1, 32 * 1024 * 1024),
         metadata={"description": "Largest request body, bytes; a larger one is answered 413."},
     )
+    SERVER_PROXIES = fields.Integer(
+        load_default=0,
+        validate=validate.Range(0, 10),
+        metadata={"description": "Reverse proxies in front, each of which sets `X-Forwarded-*`; 0: none is believed."},
+    )
 
 
 @dataclass(frozen=True)
@@ -69,6 +74,7 @@ class Settings:
     threads: int = 64
     request_limit_s: float = 30.0
     max_request_bytes: int = 1024 * 1024
+    proxies: int = 0
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str] | None = None) -> "Settings":
@@ -92,6 +98,7 @@ class Settings:
             threads=values["SERVER_THREADS"],
             request_limit_s=values["SERVER_REQUEST_LIMIT_S"],
             max_request_bytes=values["SERVER_MAX_REQUEST_BYTES"],
+            proxies=values["SERVER_PROXIES"],
         )
 
     def address(self) -> str:
