@@ -37,6 +37,9 @@ test-ipu: $(IPU_STAMPS)/torch ## the suites of tests/ipu, with the real optimum-
 	$(IPU_PYTHON) -m pytest tests/ipu $(TESTS) || { code=$$?; [ $$code -eq 5 ] || exit $$code; \
 		echo "SKIPPED tests/ipu: no test was found there"; }
 
+test-ipu38: $(STAMPS)/python ## the same on Python 3.8 with torch 2.0.1, and the supervisor's suites: 2 GB, not part of test
+	$(PYTHON) -m tools.python38_ipu
+
 check: $(STAMPS)/dev ## style, types, walls between the parts, dependencies
 	$(PYTHON) -m ruff check .
 	$(PYTHON) -m ruff format --check .

@@ -1,6 +1,7 @@
 """Runs the supervisor's suites on Python 3.8 for `make test`, in a virtual environment of their own (`.venv38`).
 
-Where no Python 3.8 is found, that is said aloud and is not a failure.
+Where no Python 3.8 is found, that is said aloud and is not a failure. `tools/python38_ipu.py` does the same with
+optimum-graphcore, and takes the interpreter and the way to install from here.
 """
 
 from __future__ import annotations
@@ -11,12 +12,13 @@ import pathlib
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
-#: The virtual environment, the lock it holds, and the file in it that names the lock's content.
+#: The virtual environment, and what pip is given to fill it, one list for each call.
 VENV = pathlib.Path(".venv38")
-LOCK = pathlib.Path("requirements/supervisor-py38.txt")
-STAMP = VENV / ".lock"
+STEPS = [["--no-deps", "--require-hashes", "-r", "requirements/supervisor-py38.txt"]]
+#: The file in a virtual environment that names what it was made from.
+STAMP = ".lock"
 #: What runs: whatever of these folders needs neither the web half's packages nor torch.
 SUITES = [folder for folder in ("tests/unit", "tests/contract", "tests/integration") if pathlib.Path(folder).is_dir()]
 MARKS = "not service and not torch and not browser"
@@ -26,16 +28,20 @@ NO_TESTS = 5
 
 def main() -> int:
     """Find the interpreter, install, run."""
-    interpreter = next(filter(works, candidates()), None)
+    interpreter = find()
     if interpreter is None:
         print(
             "SKIPPED the supervisor's suites on Python 3.8: none runs on PATH, none is pyenv's (PYTHON38=… names one)"
         )
         return 0
-    install(interpreter)
+    install(interpreter, VENV, STEPS)
     print(f"the supervisor's suites on Python 3.8 ({interpreter})", flush=True)
-    code = subprocess.run([VENV / "bin/python", "-m", "pytest", "-m", MARKS, *SUITES], check=False).returncode
-    return 0 if code == NO_TESTS else code
+    return suites(VENV, ["-m", MARKS, *SUITES])
+
+
+def find() -> str | None:
+    """Return the best Python 3.8 of this machine, if there is one."""
+    return next(filter(works, candidates()), None)
 
 
 def candidates() -> Iterator[str]:
@@ -58,16 +64,32 @@ def works(interpreter: str) -> bool:
         return False
 
 
-def install(interpreter: str) -> None:
-    """Make the environment, unless it already holds this very lock."""
-    wanted = hashlib.sha256(LOCK.read_bytes()).hexdigest()
-    if STAMP.is_file() and STAMP.read_text(encoding="utf-8") == wanted:
+def install(interpreter: str, venv: pathlib.Path, steps: Sequence[Sequence[str]]) -> None:
+    """Make the environment, unless the same steps with the same locks made it already."""
+    wanted = fingerprint(steps)
+    stamp = venv / STAMP
+    if stamp.is_file() and stamp.read_text(encoding="utf-8") == wanted:
         return
-    print(f"installing for Python 3.8 ({LOCK})", flush=True)
-    subprocess.run([interpreter, "-m", "venv", "--clear", VENV], check=True)
-    pip = [str(VENV / "bin/python"), "-m", "pip", "install", "-qq", "--disable-pip-version-check"]
-    subprocess.run([*pip, "--no-deps", "--require-hashes", "-r", str(LOCK)], check=True)
-    STAMP.write_text(wanted, encoding="utf-8")
+    subprocess.run([interpreter, "-m", "venv", "--clear", venv], check=True)
+    for step in steps:
+        print(f"installing for Python 3.8: {' '.join(step)}", flush=True)
+        pip = [str(venv / "bin/python"), "-m", "pip", "install", "-qq", "--disable-pip-version-check"]
+        subprocess.run([*pip, *step], check=True)
+    stamp.write_text(wanted, encoding="utf-8")
+
+
+def fingerprint(steps: Sequence[Sequence[str]]) -> str:
+    """Return what changes when a step, or a file that it names, does."""
+    digest = hashlib.sha256(repr([list(step) for step in steps]).encode())
+    for path in (pathlib.Path(word) for step in steps for word in step if word.endswith(".txt")):
+        digest.update(path.read_bytes())
+    return digest.hexdigest()
+
+
+def suites(venv: pathlib.Path, arguments: Sequence[str]) -> int:
+    """Run pytest in an environment, and return its code; that it found no test is no failure."""
+    code = subprocess.run([venv / "bin/python", "-m", "pytest", *arguments], check=False).returncode
+    return 0 if code == NO_TESTS else code
 
 
 if __name__ == "__main__":
