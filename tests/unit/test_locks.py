@@ -92,3 +92,43 @@ def test_no_lock_but_torchs_own_holds_torch():
 def test_python_38_lock_holds_the_versions_that_run_there():
     wanted = {("msgspec", "0.18.6"), ("pyzmq", "27.1.0"), ("marshmallow", "3.22.0"), ("python-dotenv", "1.0.1")}
     assert wanted | {("pytest", "8.3.5"), ("hypothesis", "6.113.0")} <= set(locks.pins(read("supervisor-py38.txt")))
+
+
+#: What of the IPU environments is the supervisor's, or the suites', and so must be what the other locks hold.
+OURS = {"marshmallow", "msgspec", "python-dotenv", "pyzmq"}
+SUITES = {"hypothesis", "pytest", "pytest-randomly", "pytest-timeout"}
+
+
+def test_ipu_locks_hold_optimum_graphcore_and_what_it_is_known_to_work_with():
+    wanted = {
+        ("optimum-graphcore", "0.7.1"),
+        ("optimum", "1.6.1"),
+        ("transformers", "4.29.2"),
+        ("tokenizers", "0.13.3"),
+        ("numpy", "1.23.5"),
+        ("datasets", "3.1.0"),
+        ("pyarrow", "17.0.0"),
+    }
+    for name in ("supervisor-ipu.txt", "ipu-standin.txt"):
+        assert wanted <= set(locks.pins(read(name)))
+
+
+def test_supervisor_is_the_same_with_and_without_optimum_graphcore():
+    for with_it, without, names in (
+        ("ipu-standin.txt", "dev.txt", OURS | SUITES),
+        ("supervisor-ipu.txt", "supervisor-py38.txt", OURS),
+    ):
+        ours = {pin for pin in locks.pins(read(without)) if pin.name in names}
+        assert len(ours) == len(names)
+        assert ours <= set(locks.pins(read(with_it)))
+
+
+def test_ipu_locks_of_python_38_agree_so_that_they_can_be_installed_together():
+    together = [dict(locks.pins(read(f"{name}.txt"))) for name in ("supervisor-py38", "ipu-build", "supervisor-ipu")]
+    for name in set().union(*together):
+        assert len({pins[name] for pins in together if name in pins}) == 1, name
+
+
+def test_ipu_image_gets_no_tests_and_no_web_half():
+    names = {pin.name for pin in locks.pins(read("supervisor-ipu.txt"))}
+    assert names & (SUITES | {"flask", "flask-smorest", "gunicorn", "setuptools", "cmake", "lit"}) == set()

@@ -9,7 +9,7 @@ import sys
 
 import pytest
 
-from tools import audit, locks, python38
+from tools import audit, cuda_stubs, locks, python38, python38_ipu
 
 ROOT = pathlib.Path(__file__).parents[2]
 
@@ -78,6 +78,29 @@ def test_audit_says_how_many_packages_it_could_check(tmp_path, answer, said):
     assert [part for part in said if part not in output] == []
 
 
+@pytest.mark.parametrize(
+    ("vulnerable", "faults", "said"),
+    [
+        ("supervisor-ipu.txt", 0, "VULNERABLE supervisor-ipu.txt: gt 0.1.0: X-1"),
+        ("ipu-standin.txt", 0, "fail nothing: optimum-graphcore 0.7.1 is its last release"),
+        ("supervisor-py38.txt", 1, "VULNERABLE supervisor-py38.txt: gt 0.1.0: X-1"),
+    ],
+)
+def test_what_is_known_of_optimum_graphcores_packages_is_shown_and_fails_nothing(tmp_path, vulnerable, faults, said):
+    (tmp_path / "pip_audit").mkdir()
+    (tmp_path / "pip_audit" / "__init__.py").touch()
+    clean = json.dumps({"dependencies": [{**KNOWN, "vulns": []}]})
+    source = "import sys; print({!r} if any({!r} in word for word in sys.argv) else {!r})"
+    (tmp_path / "pip_audit" / "__main__.py").write_text(
+        source.format(json.dumps({"dependencies": [KNOWN]}), vulnerable, clean)
+    )
+    code = "from tools import audit; print(len(audit.vulnerability_faults({'CI': 'true'})), 'faults')"
+    status, output = run(code, PYTHONPATH=str(tmp_path))
+    assert status == 0
+    assert f"{faults} faults" in output
+    assert said in output
+
+
 def test_what_is_installed_and_not_as_locked_is_a_fault(tmp_path, monkeypatch, capsys):
     (tmp_path / "requirements").mkdir()
     for name in audit.INSTALLED:
@@ -124,3 +147,59 @@ def test_make_says_what_is_missing_when_there_is_no_python_311(tmp_path):
 )
 def test_a_known_vulnerability_fails_the_check_in_ci_and_where_it_is_asked_for(environ, fails):
     assert audit.strict(environ) is fails
+
+
+def test_an_environment_is_made_again_when_a_lock_or_a_step_changes(tmp_path):
+    lock = tmp_path / "some.txt"
+    lock.write_text("one==1\n")
+    steps = [["-r", str(lock)], ["torch==2.0.1"]]
+    first = python38.fingerprint(steps)
+    assert python38.fingerprint(steps) == first
+    assert python38.fingerprint([steps[0], ["torch==2.0.0"]]) != first
+    lock.write_text("one==2\n")
+    assert python38.fingerprint(steps) != first
+
+
+def test_without_python_38_the_suites_asked_for_by_name_fail(tmp_path):
+    code, output = run(
+        "import sys; from tools.python38_ipu import main; sys.exit(main())",
+        PATH=str(tmp_path),
+        PYENV_ROOT=str(tmp_path),
+        PYTHON38="",
+    )
+    assert code == 1
+    assert output.startswith("NOT RUN on Python 3.8: ")
+
+
+def test_every_lock_of_the_ipu_environment_exists():
+    named = [word for step in python38_ipu.STEPS for word in step if word.endswith(".txt")]
+    assert [name for name in named if not (ROOT / name).is_file()] == []
+
+
+def link(path, source, *flags):
+    """Link a shared library from C, to be found by its file's name."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    code = path.with_suffix(".c")
+    code.write_text(source)
+    command = ["gcc", "-shared", "-fPIC", "-w", f"-Wl,-soname,{path.name}", "-o", str(path), str(code), *flags]
+    subprocess.run(command, check=True, timeout=60)
+
+
+@pytest.mark.skipif(
+    not all(map(shutil.which, python38_ipu.TOOLS)), reason="no {} here".format(", ".join(python38_ipu.TOOLS))
+)
+def test_a_library_linked_with_cuda_loads_and_fails_when_it_calls_it(tmp_path):
+    """The test's own `torch` wants a versioned function of cuBLAS and one of NCCL without a version."""
+    cublas, nccl = tmp_path / "cuda" / "libcublas.so.11", tmp_path / "cuda" / "libnccl.so.2"
+    torch, versions = tmp_path / "torch" / "lib" / "libtorch.so", tmp_path / "map"
+    versions.write_text("libcublas.so.11 { global: *; };")
+    link(cublas, "int cublasGo(void) { return 0; }", f"-Wl,--version-script={versions}")
+    link(nccl, "int ncclGo(void) { return 0; }")
+    calls = "int cublasGo(void); int ncclGo(void); int go(void) { return cublasGo() + ncclGo(); }"
+    link(torch, calls, str(cublas), str(nccl), "-Wl,-rpath,$ORIGIN")
+    call = [sys.executable, "-c", "import ctypes, sys; print(ctypes.CDLL(sys.argv[1]).go())", str(torch)]
+    assert subprocess.run(call, capture_output=True, check=False, timeout=60).returncode
+    assert cuda_stubs.build(tmp_path) == [cublas.name, nccl.name]
+    answer = subprocess.run(call, capture_output=True, text=True, check=True, timeout=60)
+    assert int(answer.stdout) == 2 * cuda_stubs.FAILURE
+    assert cuda_stubs.build(tmp_path) == []
