@@ -30,7 +30,7 @@ def main(arguments: Optional[Sequence[str]] = None) -> int:
         environ = config.environment()
         settings = config.from_env(environ)
         if given.command in ("run", "check-config"):
-            devices.check(settings)
+            devices.check(settings, environ)
     except config.ConfigError as error:
         for fault in error.faults:
             print("error: " + fault, file=sys.stderr)
@@ -160,6 +160,7 @@ def _model_lines(model: messages.ModelStatus) -> List[str]:
                 replica.replica, replica.state, replica.since_s, replica.pid, died
             )
         )
+        lines += ["        " + text for text in (replica.reason, replica.advice) if text]
     return lines
 
 

@@ -13,6 +13,7 @@ from typing import Any, Dict, List, Mapping, Optional, Tuple
 import dotenv
 from marshmallow import EXCLUDE, Schema, ValidationError, fields, validate
 
+from ipu_supervisor import layout
 from ipu_supervisor.models import catalog
 from ipu_supervisor.models.base import BasePipeline
 
@@ -34,13 +35,6 @@ class ConfigError(ValueError):
         super().__init__("\n".join(faults))
         self.faults = faults
         self.exit_code = exit_code
-
-
-def _whole_ipus(ipu: Mapping[str, Any]) -> None:
-    """Refuse a number of IPUs that nothing could be leased for."""
-    ipus = ipu.get("ipus", 1)
-    if isinstance(ipus, bool) or not isinstance(ipus, int) or ipus < 1:
-        raise ValidationError("ipus must be a whole number, at least 1.")
 
 
 class EntrySchema(Schema):
@@ -69,7 +63,7 @@ class EntrySchema(Schema):
         allow_none=True,
         strict=True,
         validate=validate.Range(1, 1024),
-        metadata={"description": "Most requests in a batch; default: 1 on a CPU, 32 on a GPU."},
+        metadata={"description": "Most requests in a batch; default: 1 on a CPU, 32 on a GPU, on an IPU its batch."},
     )
     max_batch_tokens = fields.Integer(
         load_default=None,
@@ -100,7 +94,11 @@ class EntrySchema(Schema):
         validate=validate.Range(0, 86_400, min_inclusive=False),
         metadata={"description": "Longest a replica may take to load, and again to compile, seconds."},
     )
-    ipu = fields.Dict(load_default=dict, validate=_whole_ipus, metadata={"description": "Settings of the IPU engine."})
+    ipu = fields.Nested(
+        layout.IpuSchema,
+        load_default=lambda: layout.IpuSchema().load({}),
+        metadata={"description": "With device ipu: how the model lies on the IPUs, see below."},
+    )
     options = fields.Dict(load_default=dict, metadata={"description": "The model file's own options."})
 
 
@@ -126,6 +124,8 @@ class ModelConfig:
     load_limit_s: float = 1800.0
     ipu: Dict[str, Any] = field(default_factory=dict)
     options: Dict[str, Any] = field(default_factory=dict)
+    #: Lengths and beams that a compiled engine is built for, from the model file and its options.
+    shapes: Dict[str, int] = field(default_factory=dict)
 
     def with_file(self, file: catalog.ModelFile) -> "ModelConfig":
         """Return the same entry for another version of its model file."""
@@ -142,6 +142,9 @@ class Config:
     curve_keys: Optional[pathlib.Path] = None
     checkpoints: str = "hub"
     models_path: Tuple[pathlib.Path, ...] = ()
+    #: None: as many as there are.
+    ipus: Optional[int] = None
+    executables: pathlib.Path = pathlib.Path("executables")
     log_level: str = "INFO"
     log_format: str = "json"
 
@@ -175,6 +178,16 @@ class EnvironmentSchema(Schema):
         metadata={
             "description": "`hub`: the named checkpoints. `demo`: built-in ones. `auto`: hub, or demo if unreachable."
         },
+    )
+    SUPERVISOR_IPUS = fields.Integer(
+        load_default=None,
+        allow_none=True,
+        validate=validate.Range(min=0),
+        metadata={"description": "IPUs that the supervisor may use; default: as many as `gc-info` counts."},
+    )
+    POPTORCH_CACHE_DIR = fields.String(
+        load_default="~/.cache/model-server/executables",
+        metadata={"description": "Folder of compiled IPU programs; nothing is ever removed from it."},
     )
     MODELS_PATH = fields.String(
         load_default="", metadata={"description": "Extra folders of model files, separated by `:`; searched first."}
@@ -215,6 +228,8 @@ def from_env(environ: Mapping[str, str]) -> Config:
         curve_keys=pathlib.Path(values["SUPERVISOR_CURVE_KEYS"]) if values["SUPERVISOR_CURVE_KEYS"] else None,
         checkpoints=values["CHECKPOINTS"],
         models_path=models_path,
+        ipus=values["SUPERVISOR_IPUS"],
+        executables=pathlib.Path(os.path.expanduser(values["POPTORCH_CACHE_DIR"])).absolute(),
         log_level=values["LOG_LEVEL"],
         log_format=values["LOG_FORMAT"],
     )
@@ -302,13 +317,27 @@ def _model(
         values["max_client_batch_size"] = min(values["max_client_batch_size"], values["max_backlog"])
     if values["max_client_batch_size"] > values["max_backlog"]:
         bad_settings.append(prefix + "max_client_batch_size: more than max_backlog, so such a batch could never enter")
-    return [_complete(file, pipeline, values)]
+    model = _complete(file, pipeline, values)
+    bad_settings += [prefix + fault for fault in _device_faults(model, entry)]
+    return [model]
+
+
+def _device_faults(model: ModelConfig, entry: Mapping[str, Any]) -> List[str]:
+    """Return what in an entry does not fit its device."""
+    if model.device != "ipu":
+        return ["ipu: only read with device ipu; set that, or leave this out"] if entry.get("ipu") else []
+    if not model.task and model.file.shape is catalog.Shape.PIPELINE:
+        return ["device: this model file needs no engine, so it computes on no device; leave device out"]
+    values = {name: getattr(model, name) for name in ("dtype", "max_batch_size", "max_batch_tokens")}
+    return layout.faults(model.ipu, model.task, values, model.shapes)
 
 
 def _complete(file: catalog.ModelFile, pipeline: Any, values: Dict[str, Any]) -> ModelConfig:
     """Fill an entry up with the model file's own defaults."""
     values["checkpoint"] = values["checkpoint"] or pipeline.checkpoint
     values["revision"] = values["revision"] or pipeline.revision
+    values["ipu"] = layout.complete(values["ipu"], pipeline.task)
+    values["shapes"] = dict(pipeline.shapes(values["options"]))
     return ModelConfig(
         name=file.name,
         file=file,

@@ -4,10 +4,12 @@ import os
 import pathlib
 import re
 import subprocess
-from typing import List
+from typing import Any, Dict, List, Mapping, Optional
 
-from ipu_supervisor.config import EXIT_DEVICES, Config, ConfigError, ModelConfig
+from ipu_supervisor import layout
+from ipu_supervisor.config import EXIT_CONFIG, EXIT_DEVICES, Config, ConfigError, ModelConfig
 from ipu_supervisor.core.batching import SINGLY, Cost, filling
+from ipu_supervisor.engines.hub import Hub
 
 #: Largest batch on a GPU when none is set (chosen: fits any common card with sequences of 512 tokens).
 CUDA_BATCH = 32
@@ -15,19 +17,55 @@ CUDA_BATCH = 32
 COUNT_LIMIT_S = 10.0
 
 
-def check(config: Config) -> None:
-    """Raise `ConfigError` that names every model whose device is not there."""
-    faults: List[str] = []
-    wants_cuda = [model for model in config.models if model.device == "cuda"]
-    if wants_cuda and not cuda_count():
-        faults += ["{}: device cuda, but this machine has no GPU".format(model.name) for model in wants_cuda]
-    wants_ipu = [model for model in config.models if model.device == "ipu"]
-    needed = {model.name: model.replicas * int(model.ipu.get("ipus", 1)) for model in wants_ipu}
-    if needed and sum(needed.values()) > ipu_count():
-        needs = ", ".join("{} needs {}".format(name, count) for name, count in needed.items())
-        faults.append("this machine has {} IPUs, but {}".format(ipu_count(), needs))
-    if faults:
-        raise ConfigError(faults, EXIT_DEVICES)
+def check(config: Config, environ: Mapping[str, str]) -> None:
+    """Raise `ConfigError` that names every model whose device is not there, or whose layout does not fit."""
+    wanting = [model for model in config.models if model.device == "cuda"] if not cuda_count() else []
+    missing = ["{}: device cuda, but this machine has no GPU".format(model.name) for model in wanting]
+    missing += _ipu_faults(config, environ)
+    wrong = [fault for model in config.models if model.device == "ipu" for fault in _layout_faults(model, config)]
+    if wrong or missing:
+        raise ConfigError(wrong + missing, EXIT_CONFIG if wrong else EXIT_DEVICES)
+
+
+def ipu_needs(config: Config) -> Dict[str, int]:
+    """Return how many IPUs one replica of each model holds."""
+    return {model.name: layout.need(model.ipu) for model in config.models if model.device == "ipu"}
+
+
+def _ipu_faults(config: Config, environ: Mapping[str, str]) -> List[str]:
+    """Return what is wrong with the number of IPUs."""
+    needs = ipu_needs(config)
+    if not needs:
+        return []
+    count = ipu_count(config, environ)
+    if count is None:
+        return ["gc-info counts no IPUs here; enable the Poplar SDK, or set SUPERVISOR_IPUS to how many there are"]
+    replicas = {model.name: model.replicas for model in config.models}
+    if sum(need * replicas[name] for name, need in needs.items()) <= count:
+        return []
+    text = "{} needs {} ({} replica(s) x {})"
+    each = [text.format(name, need * replicas[name], replicas[name], need) for name, need in needs.items()]
+    return ["this machine has {} IPUs, but {}".format(count, ", ".join(each))]
+
+
+def _layout_faults(model: ModelConfig, config: Config) -> List[str]:
+    """Return what is wrong with a model's layout, where its checkpoint is at hand; a replica checks the others."""
+    if config.checkpoints == "demo" and model.task:
+        return ["{}: the demo's checkpoints have no layout for IPUs; set CHECKPOINTS=hub".format(model.name)]
+    found = _configuration(model) if model.task else None
+    faults = layout.layer_faults(model.ipu, found, model.task) if found is not None else []
+    return ["{}: {}".format(model.name, fault) for fault in faults]
+
+
+def _configuration(model: ModelConfig) -> Optional[Dict[str, Any]]:
+    """Return the `config.json` of a model's checkpoint: of the named folder, or of the copy in the hub's cache."""
+    if pathlib.Path(model.checkpoint).is_dir():
+        return layout.configuration(pathlib.Path(model.checkpoint))
+    try:
+        folder = Hub().cached(model.checkpoint, model.revision)
+    except ImportError:
+        return None
+    return layout.configuration(pathlib.Path(folder)) if folder else None
 
 
 def cuda_count() -> int:
@@ -39,13 +77,20 @@ def cuda_count() -> int:
     return min(len(there), len([part for part in visible.split(",") if part.strip() not in ("", "-1")]))
 
 
-def ipu_count() -> int:
-    """Return how many IPUs the vendor's tool counts; 0 where it is not installed."""
+def ipu_count(config: Config, environ: Mapping[str, str]) -> Optional[int]:
+    """Return how many IPUs may be used: as configured, or as the vendor's tool counts; None where it gives no number.
+
+    The tool counts the partition that `IPUOF_*` in `environ` names, as replicas will see it.
+    """
+    if config.ipus is not None:
+        return config.ipus
     try:
-        done = subprocess.run(["gc-info", "--ipu-count"], stdout=subprocess.PIPE, timeout=COUNT_LIMIT_S, check=True)
+        done = subprocess.run(
+            ["gc-info", "--ipu-count"], stdout=subprocess.PIPE, timeout=COUNT_LIMIT_S, check=True, env=dict(environ)
+        )
         return int(done.stdout)
     except (OSError, ValueError, subprocess.SubprocessError):
-        return 0
+        return None
 
 
 def threads_per_replica(replicas: int) -> int:
@@ -55,6 +100,9 @@ def threads_per_replica(replicas: int) -> int:
 
 def cost(model: ModelConfig) -> Cost:
     """Return the cost model of a model's device; on a plain CPU a padded batch is slower than its members singly."""
+    if model.device == "ipu":
+        batch = layout.compiled_batch(model.ipu) if model.task else 1
+        return SINGLY if batch == 1 else filling(batch)
     cuda = model.device == "cuda" or (model.device == "auto" and bool(cuda_count()) and bool(model.task))
     largest = model.max_batch_size or (CUDA_BATCH if cuda else 1)
     return SINGLY if largest == 1 else filling(largest, model.max_batch_tokens)

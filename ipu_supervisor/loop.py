@@ -12,12 +12,13 @@ from typing import Any, Deque, Dict, Iterable, List, Mapping, Optional, Set
 
 import zmq
 
-from ipu_supervisor import devices, log, operate, status
+from ipu_supervisor import births, devices, log, operate, status
 from ipu_supervisor.clock import StallFreeClock
 from ipu_supervisor.config import Config, ModelConfig
 from ipu_supervisor.core import actions
 from ipu_supervisor.core.compiles import CompileGate
 from ipu_supervisor.core.crew import PoolSettings
+from ipu_supervisor.core.leases import Leases
 from ipu_supervisor.core.pool import Pool
 from ipu_supervisor.front import TURN, Front, refused
 from ipu_supervisor.launchers.local import LocalLauncher
@@ -45,6 +46,8 @@ class Supervisor:
         self.sockets = Sockets(config)
         self.launcher = LocalLauncher()
         self.gate = CompileGate()
+        needs = devices.ipu_needs(config)
+        self.leases = Leases(devices.ipu_count(config, environ) or 0 if needs else 0, needs)
         self.pools: Dict[str, Pool] = {}
         self.configs: Dict[str, ModelConfig] = {model.name: model for model in config.models}
         self.started_at = time.monotonic()
@@ -93,6 +96,7 @@ class Supervisor:
         loads = self._loads.read()
         for model in self.config.models:
             self.pools[model.name] = Pool(pool_settings(model, self.config, loads.get(model.name)), now)
+        self.make_room()
         log.event("supervisor_started", endpoint=self.config.endpoint, models=sorted(self.pools), pid=os.getpid())
 
     def _finished(self) -> bool:
@@ -214,6 +218,7 @@ class Supervisor:
         for name, how in self.launcher.reap():
             self._watch_stderr()
             self.pids.pop(name, None)
+            self.leases.give(name)
             pool = self.pools.get(name.rpartition("-")[0])
             if pool is not None:
                 self.perform(pool.exited(name, how, now), now)
@@ -260,39 +265,35 @@ class Supervisor:
     def _spawn(self, replica: str, now: float) -> None:
         """Start a replica process; a machine that cannot start one counts as a death."""
         model = self.configs[replica.rpartition("-")[0]]
+        if not self.leases.take(replica, model.name):
+            why = "waits for IPUs: {} of {} are leased".format(self.leases.held, self.leases.total)
+            self.perform(self.pools[model.name].unleased(replica, why, now), now)
+            return
+        threads = devices.threads_per_replica(sum(self.wanted().values()))
+        spec = births.spec(replica, model, self.config, self.sockets.replicas_endpoint, threads)
         try:
-            self.pids[replica] = self.launcher.spawn(replica, self._spec(replica, model), self._environ)
+            self.pids[replica] = self.launcher.spawn(replica, spec, births.environ(model, self.config, self._environ))
         except OSError as error:
+            self.leases.give(replica)
             self.perform(self.pools[model.name].exited(replica, "could not be started: {}".format(error), now), now)
             return
         self._watch_stderr()
         log.event("replica_spawned", model=model.name, replica=replica, pid=self.pids[replica])
-
-    def _spec(self, replica: str, model: ModelConfig) -> Dict[str, Any]:
-        """Return what a replica process must know."""
-        return {
-            "replica": replica,
-            "parent": os.getpid(),
-            "endpoint": self.sockets.replicas_endpoint,
-            "model": model.name,
-            "models_path": [str(path) for path in self.config.models_path],
-            "task": model.task,
-            "checkpoint": model.checkpoint,
-            "revision": model.revision,
-            "checkpoints": self.config.checkpoints,
-            "device": model.device,
-            "dtype": model.dtype,
-            "threads": devices.threads_per_replica(sum(pool.crew.wanted for pool in self.pools.values())),
-            "options": model.options,
-            "log_level": self.config.log_level,
-            "log_format": self.config.log_format,
-        }
 
     def _grant(self, now: float) -> None:
         """Let the next replica compile."""
         replica = self.gate.next()
         if replica is not None:
             self.perform(self.pools[replica.rpartition("-")[0]].granted(replica, now), now)
+
+    def wanted(self) -> Dict[str, int]:
+        """Return how many replicas each model should have."""
+        return {name: pool.crew.wanted for name, pool in self.pools.items()}
+
+    def make_room(self) -> None:
+        """Tell every pool whether a rolling change may start a new replica before it stops an old one."""
+        for name, pool in self.pools.items():
+            pool.crew.room_for_both = self.leases.room_for_both(name, self.wanted())
 
     # ---- stopping ----------------------------------------------------------------------------------------------------
 

@@ -77,7 +77,12 @@ def scale(supervisor: "Supervisor", command: OperatorCommand, now: float) -> Ope
     """Change the number of replicas of one model."""
     if not command.model or not 0 < command.replicas <= MOST_REPLICAS:
         return OperatorAnswer(False, "scale takes a model and 1 to {} replicas".format(MOST_REPLICAS))
+    lacking = supervisor.leases.lacking({**supervisor.wanted(), command.model: command.replicas})
+    if lacking > 0:
+        text = "{} replicas need {} IPUs more than the {} there are"
+        return OperatorAnswer(False, text.format(command.replicas, lacking, supervisor.leases.total))
     supervisor.perform(supervisor.pools[command.model].scale(command.replicas, now), now)
+    supervisor.make_room()
     return OperatorAnswer(True, "{} will have {} replicas".format(command.model, command.replicas))
 
 

@@ -18,6 +18,8 @@ import zmq
 from marshmallow import Schema
 
 from ipu_supervisor import log
+from ipu_supervisor.engines import faults
+from ipu_supervisor.engines.base import Engine
 from ipu_supervisor.models import catalog, older
 from ipu_supervisor.models.base import InvalidInput
 from ipu_supervisor.protocol import messages
@@ -26,7 +28,7 @@ from ipu_supervisor.protocol.messages import Failure, Identity, Outcome
 
 #: `prctl` option that names the signal a process gets when its parent dies (linux/prctl.h).
 PR_SET_PDEATHSIG = 1
-#: Exit code of a replica that could not load or compile.
+#: Exit code of a replica that could not load or compile, or lost its device.
 EXIT_UNABLE = 3
 #: Longest message of a model's exception that is passed on, characters.
 MAX_REASON = 500
@@ -50,12 +52,26 @@ class Model:
         self._pipeline = pipeline
         self._output = output()
 
-    def compile(self) -> None:
-        """Prepare for serving; raises what the model raises."""
+    def compile(self) -> Tuple[int, int]:
+        """Prepare for serving; return how many programs were compiled, and how many came from the cache.
+
+        Raises what the model raises.
+        """
+        engine = self._pipeline.engine or Engine()
+        needed, before = engine.programs()
         self._pipeline.compile()
+        compiled = max(0, min(needed, engine.programs()[1] - before))
+        return compiled, needed - compiled
+
+    def close(self) -> None:
+        """Give the devices back, if they still can be."""
+        try:
+            (self._pipeline.engine or Engine()).close()
+        except Exception as error:  # noqa: BLE001  # a device may be in any state
+            log.event("device_not_given_back", 30, error=repr(error)[:MAX_REASON])
 
     def run(self, message: messages.Run) -> Any:
-        """Return `BatchDone`, or `BatchRaised` when the model raised on the whole batch."""
+        """Return `BatchDone`, or `BatchRaised` when the model raised on the whole batch. Raises `DeviceFault`."""
         began = time.perf_counter()
         try:
             answers = self._pipeline([msgspec.msgpack.decode(item) for item in message.items])
@@ -63,6 +79,7 @@ class Model:
                 self._outcome(answer, request_id) for answer, request_id in zip(answers, _ids(message, answers))
             ]
         except Exception as error:  # noqa: BLE001  # a model file may raise anything
+            _raise_device_fault(error)
             log.event(
                 "batch_raised", 40, exc_info=True, error=repr(error)[:MAX_REASON], request_ids=message.request_ids
             )
@@ -72,6 +89,7 @@ class Model:
     def _outcome(self, answer: Any, request_id: str) -> Outcome:
         """Return what one answer becomes: an exception or an answer that the schema refuses fails alone."""
         if isinstance(answer, Exception):
+            _raise_device_fault(answer)
             log.event("item_failed", 20, error=repr(answer)[:MAX_REASON], request_id=request_id)
             return Outcome(failure=_failure(answer))
         try:
@@ -83,6 +101,13 @@ class Model:
             log.event("bad_output", 40, problems=str(problems)[:MAX_REASON], request_id=request_id)
             return Outcome(failure=Failure(ErrorCode.MODEL_ERROR, "The model's answer does not fit its schema."))
         return Outcome(result=msgspec.Raw(encoded))
+
+
+def _raise_device_fault(error: Exception) -> None:
+    """Raise `DeviceFault` if an exception means that the device, and so this process, can do no more."""
+    fault = faults.of(error)
+    if fault is not None:
+        raise fault from error
 
 
 def _ids(message: messages.Run, answers: Sequence[Any]) -> Sequence[str]:
@@ -140,6 +165,7 @@ def load(spec: Mapping[str, Any]) -> Tuple[Model, Identity]:
         spec["device"],
         spec["dtype"],
         spec["threads"],
+        spec,
     )
     pipeline = older.pipeline_for(file, engine, spec["options"])
     identity = Identity(file.name)
@@ -158,18 +184,29 @@ def serve(link: Link, model: Model) -> NoReturn:
             link.say(model.run(message))
 
 
-def prepare(link: Link, spec: Mapping[str, Any]) -> Model:
-    """Load, wait for the turn to compile, compile and warm up. Raises what goes wrong."""
+def live(link: Link, spec: Mapping[str, Any]) -> NoReturn:
+    """Load, wait for the turn to compile, compile and warm up, then serve. Raises what goes wrong."""
     link.say(messages.Hello(os.getpid()))
+    _go_to(spec["folder"])
     model, identity = load(spec)
     signal.signal(signal.SIGTERM, _leave)
     link.say(messages.Loaded(identity))
     while not isinstance(link.hear(), messages.CompileGranted):
         log.event("unexpected_message", 30, model=spec["model"])
-    began = time.perf_counter()
-    model.compile()
-    link.say(messages.Ready(time.perf_counter() - began))
-    return model
+    try:
+        began = time.perf_counter()
+        compiled, from_cache = model.compile()
+        link.say(messages.Ready(time.perf_counter() - began, compiled, from_cache))
+        serve(link, model)
+    finally:
+        model.close()
+
+
+def _go_to(folder: str) -> None:
+    """Work in a folder of this replica's own, if it has one: the IPU's library writes logs where it is."""
+    if folder:
+        os.makedirs(folder, exist_ok=True)
+        os.chdir(folder)
 
 
 def _leave(number: int, frame: Any) -> None:
@@ -186,21 +223,31 @@ def main() -> None:
     log.configure(spec["log_level"], spec["log_format"])
     link = Link(spec["replica"], spec["endpoint"])
     try:
-        model = prepare(link, spec)
+        live(link, spec)
     except Exception as error:  # noqa: BLE001  # a model file may raise anything
-        log.event("replica_unable", 40, replica=spec["replica"], error=repr(error))
+        unable = _unable(faults.of(error) or error)
+        log.event("replica_unable", 40, exc_info=not unable.final, replica=spec["replica"], error=unable.reason)
         sys.stderr.flush()
-        link.say(messages.Unable(_reason(error), final=_is_final(error)))
+        link.say(unable)
         sys.exit(EXIT_UNABLE)
-    serve(link, model)
 
 
-def _is_final(error: Exception) -> bool:
+def _unable(error: BaseException) -> messages.Unable:
+    """Return what the supervisor learns of what ended this replica."""
+    if not isinstance(error, faults.DeviceFault):
+        return messages.Unable(_reason(error), final=_is_final(error))
+    remedy = error.remedy
+    return messages.Unable(
+        str(error)[:MAX_REASON], remedy.final, remedy.advice, remedy.alarm, remedy.waits, not remedy.blames_input
+    )
+
+
+def _is_final(error: BaseException) -> bool:
     """Say whether loading again could not help: the model file, or a checkpoint that does not exist."""
     return isinstance(error, catalog.ModelFileError) or getattr(error, "final", False) is True
 
 
-def _reason(error: Exception) -> str:
+def _reason(error: BaseException) -> str:
     """Return in one line why a replica cannot serve."""
     lines: List[str] = "{}: {}".format(type(error).__name__, error).splitlines()
     return " ".join(lines)[:MAX_REASON]

@@ -26,6 +26,8 @@ def snapshot(supervisor: "Supervisor", now: float) -> Status:
         counters={
             "dropped_replies": float(supervisor.front.dropped),
             "refused_frames": float(supervisor.front.garbage),
+            "ipus": float(supervisor.leases.total),
+            "ipus_leased": float(supervisor.leases.held),
         },
     )
 
@@ -48,6 +50,7 @@ def _model(supervisor: "Supervisor", name: str, pool: Pool, now: float) -> Model
         expected_wait_s=requests.expected_wait_s(crew.usable()),
         load_s=crew.load_s or 0.0,
         last_error=crew.last_error,
+        advice=crew.advice(),
         last_stderr=[line for replica in crew.all() for line in supervisor.launcher.last_words(replica.place)]
         if failing
         else [],
@@ -63,6 +66,10 @@ def _replica(supervisor: "Supervisor", replica: Replica, now: float) -> ReplicaS
         since_s=max(0.0, now - replica.since),
         pid=supervisor.pids.get(replica.name, 0),
         last_exit=replica.last_exit,
+        reason=replica.reason,
+        advice=replica.advice,
+        compiled=replica.compiled,
+        from_cache=replica.from_cache,
     )
 
 
@@ -71,4 +78,5 @@ def _counters(pool: Pool, now: float) -> Dict[str, float]:
     counts = {name: float(count) for name, count in pool.requests.counts.items()}
     counts.update(pool.requests.quarantine.counts(now))
     counts["restarts"] = float(pool.crew.restarts)
+    counts["alarms"] = float(pool.crew.alarms())
     return counts

@@ -29,7 +29,7 @@ RENAMED: dict[str, tuple[str, dict[str, str]]] = {
     "expired": ("deadline_exceeded", {"stage": "backlog"}),
 }
 #: Figures of the supervisor that also go down.
-GAUGES = frozenset({"quarantined"})
+GAUGES = frozenset({"quarantined", "alarms", "ipus", "ipus_leased"})
 #: Counters of the supervisor that are one family, told apart by why it refused.
 REFUSED = "refused_"
 #: What reading another worker's file raises in the microseconds in which that worker makes it, and how often to read it
@@ -133,7 +133,8 @@ class SupervisorFigures(Collector):
         yield self._gauge("model_ready", "1 when a replica is usable.", {m.model: m.ready for m in self._models})
         yield self._gauge("model_load_seconds", "The last load and compile.", {m.model: m.load_s for m in self._models})
         for name, value in sorted(self._own.items()):
-            yield CounterMetricFamily(f"{NAMESPACE}_supervisor_{name}", "Counted by the supervisor.", value=value)
+            family = GaugeMetricFamily if name in GAUGES else CounterMetricFamily
+            yield family(f"{NAMESPACE}_supervisor_{name}", "Counted by the supervisor.", value=value)
         yield from self._counters()
 
     @staticmethod

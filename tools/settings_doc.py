@@ -9,7 +9,7 @@ from typing import Any
 
 from marshmallow import Schema, fields, missing, validate
 
-from ipu_supervisor import config
+from ipu_supervisor import config, layout
 from ipu_supervisor.models import catalog
 from service.settings import WebEnvironmentSchema
 
@@ -20,6 +20,15 @@ ELSEWHERE = {
     "COMPOSE_PROJECT_NAME": ("`ipu-model-server`", "Name of the containers, networks and volumes of `docker compose`."),
     "SERVER_WAIT_TIMEOUT": ("`1800`", "How long the deploy scripts wait until every model is ready, seconds."),
     "POPTORCH_LOG_LEVEL": ("`WARN`", "What PopTorch logs on an IPU: `TRACE`, `DEBUG`, `INFO`, `WARN`, `ERR` or `OFF`."),
+}
+#: What the kinds of fields without choices or a range take; all others take a number.
+KINDS = {
+    "String": "text",
+    "Dict": "object",
+    "Nested": "object",
+    "Boolean": "true, false",
+    "List": "list of numbers",
+    "Raw": "number or list",
 }
 #: Models that are there for tests.
 NOT_DOCUMENTED = frozenset({"echo"})
@@ -41,6 +50,13 @@ A JSON list with one object per model; only `model` is required, and no model ma
 SERVER_MODELS='[{"model": "question_answering", "replicas": 2}, {"model": "embeddings", "device": "cpu"}]'
 ```
 """
+IPU = """
+## `ipu`
+
+How a model lies on IPUs, with `"device": "ipu"`. The start is refused, with the rule, where these contradict each other
+or the model's `options`. [ipu.md](ipu.md) explains them.
+
+"""
 OPTIONS = """
 ## `options`
 
@@ -57,7 +73,7 @@ def document() -> str:
         "| name | default | meaning |\n| --- | --- | --- |\n",
     ]
     parts += [f"| `{name}` | {default} | {meaning} |\n" for name, (default, meaning) in ELSEWHERE.items()]
-    parts += [MODELS, "\n", *_table(config.EntrySchema()), OPTIONS]
+    parts += [MODELS, "\n", *_table(config.EntrySchema()), IPU, *_table(layout.IpuSchema()), OPTIONS]
     for name, options in _options().items():
         parts += [f"\n### `{name}`\n\n", *_table(options)]
     return "".join(parts)
@@ -88,7 +104,7 @@ def _default(field: fields.Field[Any]) -> str:
     default = field.load_default() if callable(field.load_default) else field.load_default
     if field.required or default is missing:
         return "required"
-    if default is None or default == "":
+    if default is None or default == "" or isinstance(field, fields.Nested):
         return ""
     return f"`{_cell(default if isinstance(default, str) else json.dumps(default))}`"
 
@@ -100,7 +116,7 @@ def _values(field: fields.Field[Any]) -> str:
             return ", ".join(f"`{choice}`" for choice in validator.choices)
         if isinstance(validator, validate.Range):
             return _range(validator)
-    return {"String": "text", "Dict": "object", "Boolean": "true, false"}.get(type(field).__name__, "number")
+    return KINDS.get(type(field).__name__, "number")
 
 
 def _range(limits: validate.Range) -> str:

@@ -4,6 +4,7 @@ Knows nothing of requests. Every method takes `now` (monotonic seconds) and retu
 """
 
 import itertools
+import logging
 from dataclasses import dataclass
 from typing import Dict, List, Optional, Tuple
 
@@ -66,6 +67,7 @@ class Crew:
         self.last_error = ""
         self.load_s = settings.load_s
         self.restarts = 0
+        self.room_for_both = settings.room_for_both
         self.places: Dict[str, Replica] = {}
         self._numbers = itertools.count(1)
         self._probes = itertools.count(1)
@@ -107,7 +109,17 @@ class Crew:
         if self.usable():
             return ""
         states = ", ".join(sorted({replica.state.value for replica in self.places.values()})) or "none wanted"
-        return "no usable replica ({}){}".format(states, ": " + self.last_error if self.last_error else "")
+        why = ": {} {}".format(self.last_error, self.advice()).rstrip() if self.last_error else ""
+        return "no usable replica ({}){}".format(states, why)
+
+    def advice(self) -> str:
+        """Return what an operator can do about the replicas that have no process; empty when nothing is known."""
+        without = (replica for replica in self.places.values() if replica.state in WITHOUT_PROCESS)
+        return next((replica.advice for replica in without if replica.advice), "")
+
+    def alarms(self) -> int:
+        """Return how many replicas only an operator can bring back."""
+        return sum(replica.alarm and replica.state is State.FAILED for replica in self.places.values())
 
     def wake_at(self) -> Optional[float]:
         """Return the next moment at which `watch` or `reconcile` has something to do."""
@@ -209,7 +221,9 @@ class Crew:
             return actions
         replica.happened(Event.GIVE_UP, now)
         fields = {"model": self.settings.model, "replica": replica.name, "reason": self.last_error}
-        return [*actions, Note("replica_failed", fields)]
+        fields = {**fields, "advice": replica.advice, "level": logging.ERROR}
+        alarm = [Note("operator_alarm", {**fields, "level": logging.CRITICAL})] if replica.alarm else []
+        return [*actions, Note("replica_failed", fields), *alarm]
 
     # ---- how many there should be ------------------------------------------------------------------------------------
 
@@ -251,12 +265,7 @@ class Crew:
         current, older = self._members(True), self._members(False)
         usable = sum(replica.state in USABLE for replica in current)
         kept = max(0, self.wanted - usable)
-        if (
-            not self.settings.room_for_both
-            and older
-            and len(current) + len(older) >= self.wanted
-            and usable == len(current)
-        ):
+        if not self.room_for_both and older and len(current) + len(older) >= self.wanted and usable == len(current):
             kept = min(kept, self.wanted - len(current) - 1)
         for members in (current, older):
             members.sort(key=lambda replica: replica.state in USABLE, reverse=True)
@@ -264,7 +273,7 @@ class Crew:
 
     def _fill(self, now: float) -> None:
         """Make places until there are as many of the newest generation as wanted and the devices have room."""
-        most = self.wanted + (1 if self.settings.room_for_both and self._members(False) else 0)
+        most = self.wanted + (1 if self.room_for_both and self._members(False) else 0)
         while len(self._members(True)) < self.wanted and len(self.places) < most:
             place = "{}-{}".format(self.settings.model, next(self._numbers))
             self.places[place] = Replica(place, self.generation, now)

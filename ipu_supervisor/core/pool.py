@@ -107,7 +107,7 @@ class Pool:
             replica.identity = self.requests.identity = message.identity
             return [WantCompile(replica.name)]
         elif isinstance(message, Ready):
-            return self._ready(replica, now)
+            return self._ready(replica, message, now)
         elif isinstance(message, Unable):
             return self._unable(replica, message)
         return []
@@ -120,22 +120,41 @@ class Pool:
         replica.happened(Event.GRANTED, now)
         return [Send(name, CompileGranted())]
 
-    def _ready(self, replica: Replica, now: float) -> List[Action]:
+    def _ready(self, replica: Replica, message: Ready, now: float) -> List[Action]:
         """Put a warm replica to work."""
         replica.warm(now)
+        replica.compiled, replica.from_cache = message.compiled, message.from_cache
+        self.requests.counts["programs_compiled"] += message.compiled
+        self.requests.counts["programs_from_cache"] += message.from_cache
         self.crew.load_s = load_s = now - replica.spawned_at
         self.crew.last_error = ""
         fields = {"model": self.settings.model, "replica": replica.name, "load_s": round(load_s, 3)}
+        if message.compiled or message.from_cache:
+            fields.update(compiled=message.compiled, from_cache=message.from_cache)
         measured = LoadMeasured(self.settings.model, load_s)
         return [CompileOver(replica.name), measured, Note("replica_ready", fields), *self.crew.reconcile(now)]
 
     def _unable(self, replica: Replica, message: Unable) -> List[Action]:
-        """Note why a replica could not load; its exit follows."""
+        """Note why a replica can serve no more; its exit follows."""
         self.crew.last_error = replica.reason = message.reason
+        replica.advice, replica.alarm = message.advice, message.alarm
         if message.final:
             replica.backoff.give_up()
+        if message.waits:
+            replica.strike = False
+        if message.blameless and replica.aboard:
+            batch, replica.aboard = replica.aboard, []
+            self.requests.returned(batch)
         fields = {"model": self.settings.model, "replica": replica.name, "reason": message.reason}
         return [Note("replica_unable", fields)]
+
+    def unleased(self, name: str, why: str, now: float) -> List[Action]:
+        """Have a replica that could not be started for want of devices wait; nothing is held against it."""
+        replica = self.crew.named(name)
+        if replica is None:
+            return []
+        replica.strike, replica.reason = False, why
+        return self.exited(name, why, now)
 
     def _batch_over(self, replica: Replica, message: Union[BatchDone, BatchRaised], now: float) -> List[Action]:
         """Hand the outcomes of a batch out; a reply to another batch than the one aboard is late."""

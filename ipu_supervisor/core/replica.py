@@ -97,6 +97,11 @@ class Replica:
         self.last_exit = ""
         #: Why this life ends, where that is known better than by how the process exits.
         self.reason = ""
+        #: What an operator can do about that reason, and whether one must.
+        self.advice = ""
+        self.alarm = False
+        #: Programs that the last warm-up compiled, and those that it found compiled.
+        self.compiled = self.from_cache = 0
 
     def happened(self, event: Event, now: float) -> None:
         """Go to the next state. Raises `WrongTransition`."""
@@ -119,4 +124,5 @@ class Replica:
         self.spawned_at = self.heard_at = now
         self.strike = True
         self.probe_sent_at = None
-        self.reason = ""
+        self.reason = self.advice = ""
+        self.alarm = False

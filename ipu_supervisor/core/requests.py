@@ -194,6 +194,10 @@ class Requests:
         self.counts["rerun"] += self._again(innocent)
         return actions
 
+    def returned(self, batch: List[Computation]) -> None:
+        """Run again what was aboard a replica that ended through no fault of theirs."""
+        self.counts["rerun"] += self._again(batch)
+
     def _again(self, batch: List[Computation]) -> int:
         """Put computations back at the front, each to run alone, and count them; those nobody waits for are dropped."""
         for computation in batch:

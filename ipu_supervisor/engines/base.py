@@ -4,7 +4,7 @@ Torch-free, so that a model file may name these types. The engines themselves li
 imported in replica processes only.
 """
 
-from typing import TYPE_CHECKING, Any, Dict, NamedTuple, Optional
+from typing import TYPE_CHECKING, Any, Dict, NamedTuple, Optional, Tuple
 
 if TYPE_CHECKING:
     import numpy
@@ -51,3 +51,10 @@ class Engine:
         `settings`: beams and lengths, named as for Hugging Face's `generate`.
         """
         raise NotImplementedError
+
+    def programs(self) -> Tuple[int, int]:
+        """Return how many compiled programs the model needs, and how many lie in their cache, which others share."""
+        return 0, 0
+
+    def close(self) -> None:
+        """Give the devices back; called once, when the process ends in good order."""

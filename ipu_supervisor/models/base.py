@@ -112,6 +112,15 @@ class BasePipeline:
         return 1 + sum(len(value) for value in inputs.values() if isinstance(value, str)) // 4
 
     @classmethod
+    def shapes(cls, options: Mapping[str, Any]) -> Mapping[str, int]:
+        """Return what a compiled engine is built for; the default, nothing, serves every device but an IPU.
+
+        `length`: the longest row, tokens. A model that generates adds `num_beams`, `max_new_tokens` and, where it is
+        set, `min_new_tokens`.
+        """
+        return {}
+
+    @classmethod
     def input_schema(cls, options: Mapping[str, Any]) -> Type[Schema]:
         """Return `Input` with the longest length of the options put on each text field."""
         limit: Optional[int] = options.get("max_chars")

@@ -60,3 +60,8 @@ class Pipeline(BasePipeline):
     def size(cls, inputs: Mapping[str, Any]) -> int:
         """Estimate the tokens: a quarter of the characters, at most what is computed."""
         return min(vectors.MAX_TOKENS, 2 + len(inputs["text"]) // 4)
+
+    @classmethod
+    def shapes(cls, options: Mapping[str, Any]) -> Mapping[str, int]:
+        """Return the length of a text."""
+        return {"length": options["max_tokens"]}

@@ -84,6 +84,11 @@ class Pipeline(BasePipeline):
         step = max(64, 384 - 128 - question)
         return 3 + question + context + (max(0, context + question - 384) // step) * (128 + question)
 
+    @classmethod
+    def shapes(cls, options: Mapping[str, Any]) -> Mapping[str, int]:
+        """Return the length of a window."""
+        return {"length": options["max_seq_len"]}
+
     def _windows(self, inputs: Mapping[str, Any]) -> Any:
         """Return the windows of one input, or the `InvalidInput` that says what to do."""
         length = forward.length_limit(self.engine, self.options["max_seq_len"])

@@ -16,6 +16,8 @@ EXAMPLE = (
     "The tower is 324 metres tall, about the same height as an 81-storey building. Its base is square, measuring 125 "
     "metres on each side. It was the first structure in the world to pass 300 metres. Visitors climb it for the view."
 )
+#: Options that say how a summary is written, named as Hugging Face's `generate` has them.
+SEARCH = ("num_beams", "max_new_tokens", "min_new_tokens")
 
 
 class SummarizationInput(Schema):
@@ -90,13 +92,18 @@ class Pipeline(BasePipeline):
         """Estimate the tokens: a quarter of the characters, at most what BART reads."""
         return min(500, 2 + len(inputs["documents"]) // 4)
 
+    @classmethod
+    def shapes(cls, options: Mapping[str, Any]) -> Mapping[str, int]:
+        """Return the longest text, and how a summary is written."""
+        search = {name: options[name] for name in SEARCH if options[name] is not None}
+        return {"length": options["max_input_tokens"], **search}
+
     def _write(self, texts: List[str]) -> List[str]:
         """Let the sequence model write the summaries."""
         rows = forward.tokenize(
             self.engine, [self.engine.prefix + text for text in texts], self.options["max_input_tokens"]
         )
-        names = ("num_beams", "max_new_tokens", "min_new_tokens")
-        settings = {name: self.options[name] for name in names if self.options[name] is not None}
+        settings = {name: self.options[name] for name in SEARCH if self.options[name] is not None}
         written = dict(forward.generate(self.engine, rows, **settings))
         decode = self.engine.tokenizer.decode
         return [

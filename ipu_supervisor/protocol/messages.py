@@ -105,6 +105,12 @@ class ReplicaStatus(msgspec.Struct, frozen=True):
     since_s: float
     pid: int = 0
     last_exit: str = ""
+    #: Why it is not, or was last not, of use; and what an operator can do about it.
+    reason: str = ""
+    advice: str = ""
+    #: Programs that its last warm-up compiled, and those that it found in the cache of compiled programs.
+    compiled: int = 0
+    from_cache: int = 0
 
 
 class ModelStatus(msgspec.Struct, frozen=True):
@@ -122,6 +128,7 @@ class ModelStatus(msgspec.Struct, frozen=True):
     expected_wait_s: float = 0.0
     load_s: float = 0.0
     last_error: str = ""
+    advice: str = ""
     last_stderr: List[str] = []
     counters: Dict[str, float] = {}
 
@@ -180,16 +187,29 @@ class Loaded(Message, frozen=True, tag="loaded"):
 
 
 class Ready(Message, frozen=True, tag="ready"):
-    """The warm-up on the model's own example succeeded."""
+    """The warm-up on the model's own example succeeded.
+
+    `compiled`: programs that it compiled; `from_cache`: programs that it found in the cache of compiled programs.
+    """
 
     warmup_s: float
+    compiled: int = 0
+    from_cache: int = 0
 
 
 class Unable(Message, frozen=True, tag="unable"):
-    """Loading or compiling failed; the process exits. `final` means that trying again cannot help."""
+    """The process can serve no more and exits: loading or compiling failed, or its device did.
+
+    `final`: trying again cannot help. `advice`: what an operator can do. `alarm`: an operator must act. `waits`: trying
+    again later may help, for as long as it takes. `blameless`: what was aboard did not cause it.
+    """
 
     reason: str
     final: bool
+    advice: str = ""
+    alarm: bool = False
+    waits: bool = False
+    blameless: bool = False
 
 
 class BatchDone(Message, frozen=True, tag="batch_done"):

@@ -25,6 +25,14 @@ class ReplicaSchema(Schema):
     since_s = fields.Float(required=True, metadata={"description": "Seconds in this state."})
     pid = fields.Integer(required=True)
     last_exit = fields.String(required=True, metadata={"description": "How its last process ended."})
+    reason = fields.String(required=True, metadata={"description": "Why it is, or was last, of no use."})
+    advice = fields.String(required=True, metadata={"description": "What an operator can do about that."})
+    compiled = fields.Integer(
+        required=True, metadata={"description": "Programs that its last warm-up compiled (IPUs only)."}
+    )
+    from_cache = fields.Integer(
+        required=True, metadata={"description": "Programs that it found in the cache of compiled programs."}
+    )
 
 
 class QueueSchema(Schema):
@@ -62,6 +70,7 @@ class ModelSchema(Schema):
     queue = fields.Nested(QueueSchema, required=True)
     load_s = fields.Float(required=True, metadata={"description": "How long the last load and compile took, seconds."})
     last_error = fields.String(required=True)
+    advice = fields.String(required=True, metadata={"description": "What an operator can do about it."})
     limits = fields.Nested(LimitsSchema, required=True)
 
 
@@ -124,6 +133,7 @@ def _model(face: Face, contract: Contract, known: dict[str, ModelStatus]) -> dic
         "queue": {name: getattr(status, name) for name in ("backlog", "in_flight", "max_backlog", "expected_wait_s")},
         "load_s": status.load_s,
         "last_error": status.last_error,
+        "advice": status.advice,
         "limits": {
             "max_client_batch_size": configured.max_client_batch_size,
             "max_request_bytes": face.settings.max_request_bytes,

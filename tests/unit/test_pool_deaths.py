@@ -272,3 +272,71 @@ def test_a_process_that_cannot_be_started_backs_off_like_one_that_died():
     for expected in ("STARTING", "BACKOFF"):
         history.dies(history.alive[0], "could not be started")
         assert history.states() == [expected]
+
+
+# ---- devices ---------------------------------------------------------------------------------------------------------
+
+
+def loses_its_device(history, **unable):
+    """Have the replica say why it can serve no more, and end."""
+    name = history.alive[0]
+    history.says(name, Unable("LINK_RESET: gone", **unable))
+    history.dies(name)
+
+
+def test_a_device_that_is_busy_is_waited_for_without_end():
+    history = History().boot_all()
+    for _ in range(20):
+        loses_its_device(history, final=False, waits=True, advice="See gc-monitor.")
+        restart(history)
+    assert history.states() == ["READY"]
+
+
+def test_a_device_that_only_an_operator_can_bring_back_fails_its_replica_and_raises_the_alarm():
+    history = ready()
+    loses_its_device(history, final=True, alarm=True, advice="Reset the links.")
+    assert history.states() == ["FAILED"]
+    assert history.noted("operator_alarm") == 1
+    assert history.pool.crew.alarms() == 1
+    assert "Reset the links." in history.pool.crew.why_not_ready()
+
+
+def test_a_reload_tries_again_what_an_operator_brought_back():
+    history = ready()
+    loses_its_device(history, final=True, alarm=True)
+    history.perform(history.pool.reload(history.now))
+    history.boot_all()
+    assert history.states() == ["READY"]
+    assert history.pool.crew.alarms() == 0
+
+
+def test_what_was_aboard_a_broken_device_is_run_elsewhere_and_not_blamed():
+    history = ready(replicas=2)
+    lost = history.call("a")
+    history.says("m-1.1", Unable("LINK_RESET: gone", final=True, alarm=True, blameless=True))
+    history.dies("m-1.1")
+    history.dies("m-2.1")
+    history.boot_all()
+    history.answer()
+    assert history.results(lost) == ["a"]
+
+
+def test_a_reset_counts_against_what_was_aboard():
+    history = ready()
+    bad = history.call("bad")
+    for _ in range(2):
+        history.says(history.alive[0], Unable("IPU_RESET: x", final=False))
+        history.dies()
+        restart(history)
+    assert history.results(bad) == [ErrorCode.POISON]
+
+
+def test_a_replica_without_a_lease_waits_and_is_not_given_up():
+    history = History()
+    for _ in range(20):
+        name = history.alive.pop()
+        history.perform(history.pool.unleased(name, "waits for IPUs", history.now))
+        assert history.pool.crew.last_error == "waits for IPUs"
+        while history.states() == ["BACKOFF"]:
+            history.pass_time(1)
+    assert history.boot_all().states() == ["READY"]

@@ -1,0 +1,47 @@
+"""What a new replica process is told and what environment it gets. Decides nothing, starts nothing."""
+
+import os
+import pathlib
+from typing import Any, Dict, Mapping
+
+from ipu_supervisor.config import Config, ModelConfig
+
+#: Would have PopTorch wait for an IPU for ever; waiting is the supervisor's business, which has limits.
+NEVER_PASSED_ON = "POPTORCH_WAIT_FOR_IPU"
+
+
+def spec(replica: str, model: ModelConfig, config: Config, endpoint: str, threads: int) -> Dict[str, Any]:
+    """Return what a replica process must know; it may work in another folder, so paths are absolute."""
+    return {
+        "replica": replica,
+        "parent": os.getpid(),
+        "endpoint": endpoint,
+        "folder": str(folder(replica, config)) if model.device == "ipu" else "",
+        "model": model.name,
+        "models_path": [str(path.absolute()) for path in config.models_path],
+        "task": model.task,
+        "checkpoint": os.path.abspath(model.checkpoint) if os.path.isdir(model.checkpoint) else model.checkpoint,
+        "revision": model.revision,
+        "checkpoints": config.checkpoints,
+        "device": model.device,
+        "dtype": model.dtype,
+        "threads": threads,
+        "ipu": model.ipu,
+        "shapes": model.shapes,
+        "options": model.options,
+        "log_level": config.log_level,
+        "log_format": config.log_format,
+    }
+
+
+def folder(replica: str, config: Config) -> pathlib.Path:
+    """Return where a replica on IPUs works: one folder for each place, so that the last life's logs can be read."""
+    return config.run_dir.absolute() / "replicas" / replica.rpartition(".")[0]
+
+
+def environ(model: ModelConfig, config: Config, given: Mapping[str, str]) -> Dict[str, str]:
+    """Return the environment of a replica process."""
+    passed_on = {name: value for name, value in given.items() if name != NEVER_PASSED_ON}
+    if model.device == "ipu":
+        passed_on["POPTORCH_CACHE_DIR"] = str(config.executables)
+    return passed_on

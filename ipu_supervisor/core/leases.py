@@ -1,0 +1,41 @@
+"""Who holds how many IPUs. A lease begins with a replica's process and ends with it, however the process ends.
+
+PopTorch chooses which IPUs a process gets, so a lease is a number.
+"""
+
+from typing import Dict, Mapping
+
+
+class Leases:
+    """The IPUs of this machine that this supervisor may use."""
+
+    def __init__(self, total: int, needs: Mapping[str, int]) -> None:
+        """Begin with all of them free; `needs`: IPUs that one replica of each model holds."""
+        self.total = total
+        self._needs = dict(needs)
+        self._held: Dict[str, int] = {}
+
+    @property
+    def held(self) -> int:
+        """Return how many are held."""
+        return sum(self._held.values())
+
+    def take(self, replica: str, model: str) -> bool:
+        """Lease a replica what its model needs; say whether there were enough."""
+        need = self._needs.get(model, 0)
+        if self.held + need > self.total:
+            return False
+        self._held[replica] = need
+        return True
+
+    def give(self, replica: str) -> None:
+        """Take back what a replica that has ended held."""
+        self._held.pop(replica, None)
+
+    def lacking(self, wanted: Mapping[str, int]) -> int:
+        """Return how many IPUs are missing for so many replicas of each model; 0 or less when there are enough."""
+        return sum(need * wanted.get(model, 0) for model, need in self._needs.items()) - self.total
+
+    def room_for_both(self, model: str, wanted: Mapping[str, int]) -> bool:
+        """Say whether, in a rolling change of all models, each of them has IPUs for one replica more."""
+        return model not in self._needs or self.lacking({name: count + 1 for name, count in wanted.items()}) <= 0

@@ -1,0 +1,84 @@
+"""Every kind of error of the IPU's library, and the remedy in the one table."""
+
+import sys
+import types
+
+import pytest
+
+from ipu_supervisor.engines import faults
+
+
+@pytest.fixture
+def poptorch(monkeypatch):
+    """Stand in for the module: only the classes, whose details lie on the class, as in the real one."""
+    module = types.ModuleType("poptorch")
+    module.Error = type("Error", (Exception,), {"type": "", "message": ""})
+    module.RecoverableError = type("RecoverableError", (module.Error,), {"recovery_action": ""})
+    module.UnrecoverableError = type("UnrecoverableError", (module.Error,), {})
+    monkeypatch.setitem(sys.modules, "poptorch", module)
+    return module
+
+
+@pytest.mark.parametrize(
+    ("text", "origin", "kind"),
+    [
+        ("Failed to acquire 2 IPU(s)", "poptorch_cpp_error", "BUSY"),
+        ("Failed to acquire 4 IPU(s)\nNo device found on the system with 4 IPUs", "x", "NO_SUCH_DEVICE"),
+        ("Failed to acquire 1 IPU(s): No IPU detected in the system", "x", "NO_SUCH_DEVICE"),
+        ("tile 0 is full", "poplar_memory_allocation_error", "OUT_OF_MEMORY"),
+        ("Out of memory on tile 0", "popart_exception", "OUT_OF_MEMORY"),
+        ("the inputs passed at runtime don't match the inputs used to compile the model", "poptorch_py_error", ""),
+        ("something else", "popart_exception", "OTHER"),
+    ],
+)
+def test_a_plain_error_is_told_by_its_words(text, origin, kind):
+    assert faults.kind_of(text, origin) == kind
+
+
+@pytest.mark.parametrize("action", faults.RECOVERY)
+def test_a_recoverable_error_names_its_recovery(poptorch, action):
+    poptorch.RecoverableError.recovery_action = action
+    fault = faults.of(poptorch.RecoverableError("lost"))
+    assert (fault.kind, str(fault)) == (action, action + ": lost")
+    poptorch.RecoverableError.recovery_action = "another error came later"
+    assert fault.remedy is faults.TABLE[action]
+
+
+def test_an_unknown_recovery_has_the_replica_started_again(poptorch):
+    assert faults.of(poptorch.RecoverableError("lost")).kind == "OTHER"
+
+
+def test_an_unrecoverable_error_is_final_and_raises_the_alarm(poptorch):
+    fault = faults.of(poptorch.UnrecoverableError("gone"))
+    assert fault.final
+    assert fault.remedy.alarm
+
+
+def test_an_error_is_found_behind_those_that_wrap_it(poptorch):
+    wrapped = ValueError("the model and the configuration seem to be incompatible")
+    wrapped.__cause__ = poptorch.Error("Failed to acquire 1 IPU(s)")
+    assert faults.of(wrapped).kind == "BUSY"
+
+
+def test_inputs_of_another_shape_harm_no_device(poptorch):
+    assert faults.of(poptorch.Error("these are not the inputs used to compile the model")) is None
+
+
+def test_what_the_library_did_not_raise_is_no_device_fault(poptorch):
+    assert faults.of(ValueError("Failed to acquire")) is None
+
+
+def test_without_the_library_there_are_no_device_faults(monkeypatch):
+    monkeypatch.delitem(sys.modules, "poptorch", raising=False)
+    assert faults.of(ValueError("x")) is None
+
+
+def test_long_texts_are_cut():
+    assert len(str(faults.DeviceFault("OTHER", "x" * 10_000))) <= faults.MAX_TEXT + len("OTHER: ")
+
+
+def test_every_remedy_says_what_to_do_and_no_alarm_restarts():
+    for remedy in faults.TABLE.values():
+        assert remedy.advice.endswith(".")
+        assert remedy.final or not remedy.alarm
+        assert not (remedy.final and remedy.waits)

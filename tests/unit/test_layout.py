@@ -1,0 +1,183 @@
+"""The rules for a model's place on IPUs: each broken one is named, with the fix."""
+
+import pytest
+
+from ipu_supervisor import layout
+
+BART = {"model_type": "bart", "encoder_layers": 12, "decoder_layers": 12}
+DISTILBERT = {"model_type": "distilbert", "n_layers": 6}
+ENTRY = {"dtype": "auto", "max_batch_size": None, "max_batch_tokens": None}
+QA, SUMMARIZATION = "question-answering", "summarization"
+SHAPES = {QA: {"length": 384}, SUMMARIZATION: {"length": 500, "num_beams": 3, "max_new_tokens": 100}}
+
+
+def complete(task=QA, **ipu):
+    return layout.complete(layout.IpuSchema().load(ipu), task)
+
+
+def faults(task=QA, entry=None, **ipu):
+    return "\n".join(layout.faults(complete(task, **ipu), task, {**ENTRY, **(entry or {})}, SHAPES[task]))
+
+
+def schema_faults(**ipu):
+    return str(layout.IpuSchema().validate(ipu))
+
+
+# ---- what can be told without the checkpoint -------------------------------------------------------------------------
+
+
+def test_the_defaults_are_those_of_the_recipes():
+    qa, summarization = complete(QA), complete(SUMMARIZATION)
+    assert (qa["ipus"], qa["matmul_proportion"], layout.need(qa)) == (1, 0.2, 1)
+    assert (summarization["ipus"], summarization["matmul_proportion"], layout.need(summarization)) == (2, 0.15, 2)
+    assert layout.plan(summarization, layout.layers(BART, SUMMARIZATION)) == [12, 12]
+    assert faults(QA) == faults(SUMMARIZATION) == ""
+
+
+@pytest.mark.parametrize("ipus", ["two", 0, -2, True, 1.5, 65, 128])
+def test_a_number_of_ipus_that_is_none_is_refused(ipus):
+    assert "ipus" in schema_faults(ipus=ipus)
+
+
+@pytest.mark.parametrize(("ipus", "higher"), [(3, 4), (5, 8), (63, 64)])
+def test_ipus_come_in_powers_of_two(ipus, higher):
+    assert "Must be a power of two" in schema_faults(ipus=ipus)
+    assert "{} would hold {}".format(higher, ipus) in schema_faults(ipus=ipus)
+    assert "Must be a power of two" in schema_faults(replication=ipus)
+
+
+def test_layers_on_three_ipus_are_refused_too():
+    assert "must be a power of two" in faults(layers_per_ipu=[2, 2, 2])
+
+
+def test_generation_needs_ipus_for_encoder_and_decoder():
+    assert "set 2 or more" in faults(SUMMARIZATION, ipus=1)
+    assert "set 2 or more" in faults(SUMMARIZATION, layers_per_ipu=[24])
+
+
+def test_generation_is_not_replicated():
+    assert "`replicas`" in faults(SUMMARIZATION, replication=2)
+    assert faults(QA, replication=2) == ""
+
+
+def test_one_process_has_a_limit():
+    assert "at most 64" in faults(ipus=32, replication=4)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "layers_per_ipu",
+        "matmul_proportion",
+        "serialized_embedding_splits_per_ipu",
+        "serialized_projection_splits_per_ipu",
+    ],
+)
+def test_lists_have_one_number_for_each_ipu(name):
+    value = [0.1] * 3 if name == "matmul_proportion" else [1, 1, 1]
+    assert "ipu.{}: has 3 numbers for 2 IPUs".format(name) in faults(ipus=2, **{name: value})
+
+
+@pytest.mark.parametrize("value", [0, 1.5, -0.1, "0.2", [], [0.2, 0], True])
+def test_a_share_of_memory_is_a_share(value):
+    assert "matmul_proportion" in schema_faults(matmul_proportion=value)
+
+
+def test_an_ipu_has_no_bfloat16():
+    assert "use auto (float16) or float32" in faults(entry={"dtype": "bfloat16"})
+
+
+def test_a_batch_of_another_size_than_the_compiled_one_is_refused():
+    assert "compiled for ipu.batch_size x ipu.replication = 1" in faults(entry={"max_batch_size": 4})
+    assert faults(entry={"max_batch_size": 4}, batch_size=2, replication=2) == ""
+    assert "set ipu.batch_size" in faults(entry={"max_batch_tokens": 1000})
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "right", "why"),
+    [
+        ("num_beams", 4, 3, "options.num_beams = 3"),
+        ("max_length", 142, 101, "options.max_new_tokens + 1 (the start token) = 101"),
+        ("batch_size", 2, 1, "ipu.batch_size = 1"),
+    ],
+)
+def test_a_search_that_differs_from_the_compiled_one_is_refused(name, value, right, why):
+    assert why in faults(SUMMARIZATION, inference_parallelize_kwargs={name: value})
+    assert faults(SUMMARIZATION, inference_parallelize_kwargs={name: right}) == ""
+
+
+def test_steps_on_the_device_need_the_encoders_output_there():
+    assert "use_encoder_output_buffer" in faults(
+        SUMMARIZATION, inference_parallelize_kwargs={"on_device_generation_steps": 8}
+    )
+
+
+def test_unknown_names_are_refused():
+    assert "unknown" in schema_faults(inference_parallelize_kwargs={"beams": 3})
+    assert "Unknown field" in schema_faults(layers=[3, 3])
+
+
+def test_one_way_to_cut_the_embedding():
+    both = {"embedding_serialization_factor": 2, "serialized_embedding_splits_per_ipu": [2]}
+    assert "not both" in faults(**both)
+
+
+def test_a_model_file_without_lengths_cannot_be_compiled():
+    assert "no `shapes(options)`" in layout.faults(complete(), QA, ENTRY, {})[0]
+
+
+# ---- what the checkpoint's configuration tells -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("plan", "total"), [([3, 2], 5), ([4, 3], 7), ([7, -1], 6)])
+def test_layers_that_do_not_add_up_are_refused(plan, total):
+    found = layout.layer_faults(complete(layers_per_ipu=plan), DISTILBERT, QA)
+    assert found == [
+        "ipu.layers_per_ipu: {} adds up to {}, but the checkpoint has 6 layers; make them add up".format(plan, total)
+    ]
+
+
+@pytest.mark.parametrize("plan", [[10, 14], [6, 6, 6, 6, 0, 0, 0, 0]])
+def test_encoder_and_decoder_share_no_ipu(plan):
+    found = layout.layer_faults(complete(SUMMARIZATION, layers_per_ipu=plan), BART, SUMMARIZATION)
+    assert "does not part the encoder's 12 layers from the decoder's 12" in found[0]
+
+
+def test_an_architecture_without_a_layout_is_refused():
+    found = layout.layer_faults(complete(), {"model_type": "modernbert"}, QA)
+    assert found == [
+        "device: optimum-graphcore lays out no 'modernbert' for question-answering; it has: bert, deberta, "
+        "distilbert, roberta"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("ipu", "plan"),
+    [
+        ({}, [6]),
+        ({"ipus": 2}, [3, 3]),
+        ({"ipus": 4}, [1, 1, 2, 2]),
+        ({"layers_per_ipu": [0, -1, -1, 1]}, [0, 2, 3, 1]),
+        ({"layers_per_ipu": [2, 4]}, [2, 4]),
+    ],
+)
+def test_layers_are_spread_evenly_unless_they_are_placed(ipu, plan):
+    assert layout.plan(complete(**ipu), layout.layers(DISTILBERT, QA)) == plan
+    assert layout.layer_faults(complete(**ipu), DISTILBERT, QA) == []
+
+
+def test_a_decoder_of_another_depth_gets_its_own_share():
+    config = {"model_type": "bart", "encoder_layers": 12, "decoder_layers": 6}
+    ipu = complete(SUMMARIZATION, ipus=4)
+    assert layout.plan(ipu, layout.layers(config, SUMMARIZATION)) == [6, 6, 3, 3]
+    assert layout.layer_faults(ipu, config, SUMMARIZATION) == []
+
+
+def test_t5_tells_its_layers_in_its_own_words():
+    assert layout.layers({"model_type": "t5", "num_layers": 6, "num_decoder_layers": None}, SUMMARIZATION) == (6, 6)
+
+
+def test_a_folder_without_a_configuration_has_none(tmp_path):
+    assert layout.configuration(tmp_path) is None
+    (tmp_path / "config.json").write_text("[]", encoding="utf-8")
+    assert layout.configuration(tmp_path) is None
