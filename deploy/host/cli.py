@@ -1,0 +1,156 @@
+"""`model-server`: what an administrator, or a workflow over ssh, does on the host. Runs as root.
+
+deploy COMMIT SHA256 < ARCHIVE   unpack a release and serve it; back to the one before when it does not get ready
+apply                            serve the current release with changed settings
+rollback                         serve the release before
+start, stop                      also for the next boots; stop finishes the requests that are there
+status, logs                     what every model does; what both halves wrote
+ctl ...                          the operator's commands: status, top, drain, reload, scale
+"""
+
+from __future__ import annotations
+
+import argparse
+import fcntl
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import syslog
+from collections.abc import Callable, Sequence
+
+from deploy.host import releases, units
+from deploy.host.activate import FAILURES, Activation
+from deploy.host.layout import HostSettings, Layout
+from deploy.scripts.wait_ready import NotReady, Server, look
+
+#: Exit codes: what was asked for failed; another deployment runs (sysexits.h: try again later).
+EXIT_FAILED, EXIT_BUSY = 1, 75
+LOG_LINES = 200
+
+
+def say(text: str) -> None:
+    """Tell the caller and the journal (`journalctl -t model-server`); a caller who has gone stops nothing."""
+    syslog.syslog(text)
+    try:
+        print(text, flush=True)
+    except OSError:
+        sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115  # for the rest of this process
+
+
+def deploy(layout: Layout, given: argparse.Namespace) -> None:
+    """Take a release from stdin and serve it."""
+    release = releases.receive(layout, given.commit, given.checksum, sys.stdin.buffer)
+    _activation(layout).deploy(release)
+
+
+def apply(layout: Layout, given: argparse.Namespace) -> None:
+    """Serve the current release with the settings as they are now."""
+    _activation(layout).deploy(_release(layout.current))
+
+
+def rollback(layout: Layout, given: argparse.Namespace) -> None:
+    """Serve the release that served before this one; a second rollback comes back to it."""
+    _activation(layout).deploy(_release(layout.previous))
+
+
+def start(layout: Layout, given: argparse.Namespace) -> None:
+    """Start both halves, now and at every boot; see `status` for the models."""
+    _release(layout.current)
+    units.systemctl("enable", "--quiet", "--now", units.TARGET)
+
+
+def stop(layout: Layout, given: argparse.Namespace) -> None:
+    """Stop both halves, now and for the next boots."""
+    units.systemctl("disable", "--quiet", "--now", units.TARGET)
+    say("stopped")
+
+
+def status(layout: Layout, given: argparse.Namespace) -> None:
+    """Say which release serves and how both halves stand. Raises `NotReady` when a model does not."""
+    release = releases.pointed(layout.current)
+    say("release {}".format(release.name if release else "none"))
+    for unit in (units.SUPERVISOR, units.web(units.MAIN)):
+        text = units.systemctl("show", "--property=StatusText", "--value", unit).strip()
+        say("{} {}{}".format(unit, units.state(unit), ": " + text if text else ""))
+    ready, doing, failed = look(Server(units.private_address(units.MAIN)))
+    if not ready:
+        raise NotReady(failed or doing)
+    say(doing)
+
+
+def logs(layout: Layout, given: argparse.Namespace) -> None:
+    """Print the last lines that both halves and their deployments wrote."""
+    matches = ["_SYSTEMD_UNIT=" + units.SUPERVISOR, "+", "_SYSTEMD_UNIT=" + units.web(units.MAIN)]
+    matches += ["+", "_SYSTEMD_UNIT=" + units.web(units.NEXT), "+", "SYSLOG_IDENTIFIER=model-server"]
+    subprocess.run(["journalctl", "--no-pager", "--lines={}".format(LOG_LINES), *matches], check=True)
+
+
+def ctl(layout: Layout, given: argparse.Namespace) -> None:
+    """Run one of the supervisor's own commands as its user."""
+    command = ["-m", "ipu_supervisor", *given.arguments]
+    units.run_as("supervisor", _release(layout.current), command, terminal=True)
+
+
+#: Each command, and whether it changes what is served.
+COMMANDS: dict[str, tuple[Callable[[Layout, argparse.Namespace], None], bool]] = {
+    "deploy": (deploy, True),
+    "apply": (apply, True),
+    "rollback": (rollback, True),
+    "start": (start, True),
+    "stop": (stop, True),
+    "status": (status, False),
+    "logs": (logs, False),
+    "ctl": (ctl, False),
+}
+
+
+def main(arguments: Sequence[str] | None = None, layout: Layout | None = None) -> int:
+    """Run one command; return its exit code."""
+    given, layout = _parser().parse_args(arguments), layout or Layout()
+    os.umask(0o022)
+    # A caller whose connection breaks must not leave a deployment half done.
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    act, changes = COMMANDS[given.command]
+    with layout.lock.open("w", encoding="ascii") as lock:
+        try:
+            if changes:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            act(layout, given)
+        except BlockingIOError:
+            say("another deployment is going on")
+            return EXIT_BUSY
+        except (*FAILURES, releases.Refused) as error:
+            say("{} FAILED: {}".format(given.command, error))
+            return EXIT_FAILED
+    return 0
+
+
+def _activation(layout: Layout) -> Activation:
+    """Return what deploys on this host."""
+    for folder in (layout.releases, layout.venvs):
+        folder.mkdir(exist_ok=True)
+    return Activation(layout, HostSettings.read(), say)
+
+
+def _release(link: pathlib.Path) -> pathlib.Path:
+    """Return the release that a link points to. Raises `Refused` when there is none."""
+    release = releases.pointed(link)
+    if release is None:
+        raise releases.Refused("there is no {} release on this host".format(link.name))
+    return release
+
+
+def _parser() -> argparse.ArgumentParser:
+    """Return the parser; each command's help is its function's first line."""
+    parser = argparse.ArgumentParser(prog="model-server", description="The model server on this host.")
+    commands = parser.add_subparsers(dest="command", required=True)
+    made = {}
+    for name, (act, _) in COMMANDS.items():
+        text = (act.__doc__ or "").splitlines()[0]
+        made[name] = commands.add_parser(name, help=text, description=text)
+    made["deploy"].add_argument("commit")
+    made["deploy"].add_argument("checksum")
+    made["ctl"].add_argument("arguments", nargs=argparse.REMAINDER)
+    return parser

@@ -1,0 +1,79 @@
+"""Where everything of a deployment lies on a host, and what this host's administrator chose."""
+
+from __future__ import annotations
+
+import pathlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+#: Set by the administrator; see `HostSettings`.
+HOST_SETTINGS = pathlib.Path("/etc/model-server/host.conf")
+#: The settings of both halves: systemd reads it, nothing else does.
+ENVIRONMENT = pathlib.Path("/etc/model-server/env")
+#: The drop-in that gives the port's socket its address.
+LISTEN = pathlib.Path("/etc/systemd/system/model-server-http.socket.d/listen.conf")
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The folder of releases: `releases/COMMIT`, `venvs/NAME-HASH`, `current` and `previous`."""
+
+    root: pathlib.Path = pathlib.Path("/opt/model-server")
+
+    @property
+    def releases(self) -> pathlib.Path:
+        """Return the folder with one folder per release."""
+        return self.root / "releases"
+
+    @property
+    def venvs(self) -> pathlib.Path:
+        """Return the folder with one virtual environment per lock."""
+        return self.root / "venvs"
+
+    @property
+    def current(self) -> pathlib.Path:
+        """Return the link that both units start from."""
+        return self.root / "current"
+
+    @property
+    def previous(self) -> pathlib.Path:
+        """Return the link that `rollback` goes back to."""
+        return self.root / "previous"
+
+    @property
+    def started(self) -> pathlib.Path:
+        """Return the file that says with what the supervisor was started last."""
+        return self.root / "supervisor.started"
+
+    @property
+    def lock(self) -> pathlib.Path:
+        """Return the file that only one deployment holds at a time."""
+        return self.root / "lock"
+
+
+@dataclass(frozen=True)
+class HostSettings:
+    """What the administrator chose: `NAME=value` lines of `HOST_SETTINGS`.
+
+    `PYTHON`: the Python 3.11 that environments are made with. `SUPERVISOR_VENV`: an environment prepared by hand (the
+    vendor's SDK comes from no package index), used instead of one that a deployment makes.
+    """
+
+    python: str = "python3.11"
+    supervisor_venv: str = ""
+
+    @classmethod
+    def read(cls, path: pathlib.Path = HOST_SETTINGS) -> HostSettings:
+        """Return what stands in the file, or the defaults where there is none."""
+        values: dict[str, str] = {}
+        if path.exists():
+            for line in path.read_text(encoding="utf-8").splitlines():
+                name, equals, value = line.partition("=")
+                if equals and not name.startswith("#"):
+                    values[name.strip()] = value.strip()
+        return cls.of(values)
+
+    @classmethod
+    def of(cls, values: Mapping[str, str]) -> HostSettings:
+        """Return the settings in `values`."""
+        return cls(values.get("PYTHON") or cls.python, values.get("SUPERVISOR_VENV", ""))

@@ -1,0 +1,114 @@
+"""Release folders: unpacked after their checksum is verified, switched atomically, pruned."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import pathlib
+import re
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Iterable
+from typing import IO
+
+from deploy.host.layout import Layout
+
+#: Name of a release: a commit.
+NAME = re.compile(r"[0-9a-f]{40}\Z")
+#: SHA-256 of a release's archive.
+CHECKSUM = re.compile(r"[0-9a-f]{64}\Z")
+#: Largest archive that is taken, bytes (chosen: a release is a few MB).
+MAX_ARCHIVE_BYTES = 256 * 1024 * 1024
+#: How many releases stay, the current one included.
+KEPT = 3
+#: In a release: the hash of its content as it was unpacked. Written last, so a folder without it is no release.
+STAMP = ".content"
+
+
+class Refused(RuntimeError):
+    """What was sent is not what was announced, or does not exist."""
+
+
+def receive(layout: Layout, name: str, checksum: str, stream: IO[bytes]) -> pathlib.Path:
+    """Verify and unpack the archive in `stream`; return the release's folder. Raises `Refused`."""
+    if not NAME.match(name) or not CHECKSUM.match(checksum):
+        raise Refused("a release is named by its commit (40 hexadecimal digits) and has a SHA-256 checksum")
+    release = layout.releases / name
+    with tempfile.TemporaryDirectory(dir=layout.root) as scratch:
+        archive = pathlib.Path(scratch) / "release.tar.gz"
+        found = _store(stream, archive)
+        if found != checksum:
+            raise Refused("the archive's checksum is {}, not {}; nothing was unpacked".format(found, checksum))
+        unpacked = pathlib.Path(scratch) / name
+        unpacked.mkdir(mode=0o755)
+        command = ["tar", "--extract", "--gzip", "--no-same-owner", "--no-same-permissions", "--file", str(archive)]
+        subprocess.run([*command, "--directory", str(unpacked)], check=True)
+        _settle(unpacked, release)
+    return release
+
+
+def _settle(unpacked: pathlib.Path, release: pathlib.Path) -> None:
+    """Put an unpacked release in its place; one that is there already stays. Raises `Refused` when it is another."""
+    found, stamp = content(unpacked), release / STAMP
+    if not stamp.exists():
+        shutil.rmtree(release, ignore_errors=True)
+        unpacked.rename(release)
+        stamp.write_text(found, encoding="ascii")
+    elif stamp.read_text(encoding="ascii") != found:
+        raise Refused("the release {} is here already, with another content".format(release.name))
+
+
+def _store(stream: IO[bytes], path: pathlib.Path) -> str:
+    """Write a stream to a file and return its SHA-256. Raises `Refused` when it is too long."""
+    digest, total = hashlib.sha256(), 0
+    with path.open("wb") as archive:
+        for chunk in iter(lambda: stream.read(1 << 20), b""):
+            total += len(chunk)
+            if total > MAX_ARCHIVE_BYTES:
+                raise Refused("the archive has more than {} bytes".format(MAX_ARCHIVE_BYTES))
+            digest.update(chunk)
+            archive.write(chunk)
+    return digest.hexdigest()
+
+
+def pointed(link: pathlib.Path) -> pathlib.Path | None:
+    """Return the release that a link points to, or None."""
+    release = pathlib.Path(os.path.realpath(link))
+    return release if link.is_symlink() and (release / STAMP).exists() else None
+
+
+def point(link: pathlib.Path, release: pathlib.Path) -> None:
+    """Make a link point to a release; at every moment it points to one."""
+    fresh = link.with_name(link.name + ".new")
+    fresh.unlink(missing_ok=True)
+    fresh.symlink_to(os.path.relpath(release, link.parent))
+    fresh.replace(link)
+
+
+def content(folder: pathlib.Path) -> str:
+    """Return a hash of all files below a folder, names and bytes; compiled ones left out."""
+    digest = hashlib.sha256()
+    for path in sorted(folder.rglob("*")):
+        if path.is_file() and "__pycache__" not in path.parts:
+            digest.update("{}\0{}\0".format(path.relative_to(folder), path.stat().st_size).encode())
+            digest.update(path.read_bytes())
+    return digest.hexdigest()
+
+
+def prune(layout: Layout, used: Iterable[pathlib.Path | None]) -> list[str]:
+    """Remove old releases and the environments of none; those in `used` stay, and the newest up to `KEPT`."""
+    there = [path for path in layout.releases.iterdir() if (path / STAMP).exists()]
+    newest = sorted(there, key=lambda path: (path / STAMP).stat().st_mtime, reverse=True)
+    kept = {path for path in used if path is not None}
+    for path in newest:
+        if len(kept) < KEPT:
+            kept.add(path)
+    gone = [path for path in there if path not in kept]
+    for path in gone:
+        shutil.rmtree(path)
+    linked = {pathlib.Path(os.path.realpath(link)) for path in kept for link in path.glob(".venv-*")}
+    for venv in layout.venvs.iterdir():
+        if venv not in linked:
+            shutil.rmtree(venv)
+    return sorted(path.name for path in gone)

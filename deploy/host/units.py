@@ -1,0 +1,118 @@
+"""What a deployment asks of systemd, and running one command as a unit's user would."""
+
+from __future__ import annotations
+
+import os
+import pathlib
+import subprocess
+from collections.abc import Sequence
+
+from deploy.host.layout import ENVIRONMENT, LISTEN
+
+TARGET, SUPERVISOR = "model-server.target", "model-server-supervisor.service"
+PORT = "model-server-http.socket"
+#: The instance of the web half that serves, and the one that stands in while it is replaced.
+MAIN, NEXT = "main", "next"
+#: Where the supervisor listens; the units say the same.
+ENDPOINT = "ipc:///run/model-server/supervisor.sock"
+#: The user of each half.
+USERS = {"supervisor": "model-server", "web": "model-server-web"}
+
+
+class UnitFailed(RuntimeError):
+    """A unit did not start, or a command in one failed; the message holds its last words."""
+
+
+def web(instance: str) -> str:
+    """Return the unit of an instance of the web half."""
+    return "model-server-web@{}.service".format(instance)
+
+
+def private_address(instance: str) -> str:
+    """Return where exactly this instance answers."""
+    return "unix:/run/model-server-web/{}.sock".format(instance)
+
+
+def systemctl(*arguments: str) -> str:
+    """Run systemctl and return what it printed. Raises `UnitFailed`."""
+    done = subprocess.run(["systemctl", *arguments], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False)
+    text = done.stdout.decode("utf-8", "replace")
+    if done.returncode:
+        raise UnitFailed("systemctl {}: {}".format(" ".join(arguments), text.strip()))
+    return text
+
+
+def state(unit: str) -> str:
+    """Return the state of a unit: `active`, `inactive`, `failed`, `activating` or another."""
+    return systemctl("show", "--property=ActiveState", "--value", unit).strip()
+
+
+def up(verb: str, unit: str) -> None:
+    """Start or restart a unit, whatever its past. Raises `UnitFailed` with the journal's last lines."""
+    subprocess.run(["systemctl", "reset-failed", unit], stderr=subprocess.DEVNULL, check=False)
+    try:
+        systemctl(verb, unit)
+    except UnitFailed as error:
+        raise UnitFailed("{}\n{}".format(error, journal(unit, 15))) from None
+
+
+def journal(unit: str, lines: int) -> str:
+    """Return the last lines that a unit wrote."""
+    command = ["journalctl", "--no-pager", "--quiet", "--output=cat", "--lines={}".format(lines), "--unit=" + unit]
+    return subprocess.run(command, stdout=subprocess.PIPE, check=False).stdout.decode("utf-8", "replace").strip()
+
+
+def folder_of(unit: str) -> pathlib.Path | None:
+    """Return the folder that a unit's main process runs in: the release it was started from."""
+    pid = systemctl("show", "--property=MainPID", "--value", unit).strip()
+    try:
+        return pathlib.Path(os.readlink("/proc/{}/cwd".format(pid))) if pid != "0" else None
+    except OSError:
+        return None
+
+
+def listen(address: str) -> None:
+    """Give the port its address; only where that changes is it closed for a moment."""
+    lines = ["# Written by deployments, from SERVER_BIND and SERVER_PORT.", "[Socket]", "ListenStream="]
+    wanted = "\n".join([*lines, "ListenStream={}".format(address), ""])
+    if LISTEN.exists() and LISTEN.read_text(encoding="ascii") == wanted:
+        return
+    LISTEN.parent.mkdir(exist_ok=True)
+    LISTEN.write_text(wanted, encoding="ascii")
+    systemctl("daemon-reload")
+    if state(PORT) == "active":
+        systemctl("stop", web(MAIN), PORT)
+
+
+def run_as(half: str, release: pathlib.Path, command: Sequence[str], terminal: bool = False) -> str:
+    """Run a command in a release with the user and the settings of a half; return what it printed on stdout.
+
+    With `terminal` it has ours instead. Raises `UnitFailed` when it fails.
+    """
+    properties = {
+        "User": USERS[half],
+        "Group": "model-server",
+        "WorkingDirectory": str(release),
+        "EnvironmentFile": "-{}".format(ENVIRONMENT),
+        "Environment": "SUPERVISOR_ENDPOINT={} PYTHONDONTWRITEBYTECODE=1".format(ENDPOINT),
+        "ProtectSystem": "strict",
+        "ProtectHome": "yes",
+        "PrivateTmp": "yes",
+        "NoNewPrivileges": "yes",
+    }
+    run = ["systemd-run", "--quiet", "--wait", "--collect", "--service-type=exec"]
+    run += ["--pty" if terminal and os.isatty(0) else "--pipe"]
+    run += ["--property={}={}".format(name, value) for name, value in properties.items()]
+    python = str(release / ".venv-{}".format(half) / "bin/python")
+    done = subprocess.run(
+        [*run, "--", python, *command],
+        stdin=None if terminal else subprocess.DEVNULL,
+        stdout=None if terminal else subprocess.PIPE,
+        stderr=None if terminal else subprocess.PIPE,
+        check=False,
+    )
+    said, complained = ((text or b"").decode("utf-8", "replace").strip() for text in (done.stdout, done.stderr))
+    if done.returncode:
+        text = "`python {}` ended with {}".format(" ".join(command), done.returncode)
+        raise UnitFailed("\n".join(filter(None, [text, said, complained])))
+    return said

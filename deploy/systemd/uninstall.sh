@@ -1,0 +1,52 @@
+#!/usr/bin/env bash
+# Stops the model server and takes away what install.sh and deployments made on this host.
+# Settings (/etc/model-server), caches (/var/cache/model-server) and the two users stay, unless --purge is given.
+# usage: sudo uninstall.sh [--purge]
+set -euo pipefail
+
+library=/usr/local/lib/model-server
+manifest=$library/manifest
+releases=/opt/model-server
+
+[ "$(id -u)" -eq 0 ] || {
+    echo "uninstall.sh: needs root" >&2
+    exit 1
+}
+[[ $# -eq 0 || ($# -eq 1 && $1 == --purge) ]] || {
+    echo "usage: uninstall.sh [--purge]" >&2
+    exit 1
+}
+
+if systemctl cat model-server.target >/dev/null 2>&1; then
+    systemctl disable --now --quiet model-server.target
+    systemctl stop 'model-server-web@*' 'model-server-*.socket'
+fi
+
+# Notes what must go before the manifest goes itself; empty folders go, others hold something that is not ours.
+if [ -e "$manifest" ]; then
+    mapfile -t files <"$manifest"
+    rm -f -- "${files[@]}" "$manifest"
+    find "$library" -name __pycache__ -type d -prune -exec rm -rf {} +
+    find "$library" -depth -type d -empty -delete
+fi
+rm -f /etc/systemd/system/model-server-http.socket.d/listen.conf
+for folder in http.socket.d supervisor.service.d; do
+    rmdir "/etc/systemd/system/model-server-$folder" 2>/dev/null || true
+done
+systemctl daemon-reload
+systemctl reset-failed 'model-server*' 2>/dev/null || true
+
+rm -rf "$releases/releases" "$releases/venvs"
+rm -f "$releases"/{current,previous,supervisor.started,lock}
+rmdir "$releases" 2>/dev/null || true
+
+if [ "${1:-}" = --purge ]; then
+    rm -rf /etc/model-server /var/cache/model-server
+    for user in model-server model-server-web; do
+        userdel "$user" 2>/dev/null || true
+    done
+    groupdel model-server 2>/dev/null || true
+    echo "removed, with settings, caches and users"
+else
+    echo "removed; /etc/model-server, /var/cache/model-server and the users are still there (--purge takes them too)"
+fi
