@@ -1,28 +1,29 @@
-"""The stand-in on the path, and a pretended machine of its own for each test."""
+"""The stand-in on the path, a pretended machine of its own for each test, and tiny checkpoints."""
 
+import faulthandler
+import importlib
 import os
 import pathlib
+import signal
 import sys
 
 import pytest
 
 from tests.ipu.standin import standin_machine
+from tests.models import tiny
 
 STANDIN = pathlib.Path(__file__).parent / "standin"
-sys.path.insert(0, str(STANDIN))
+#: Warnings of old libraries about themselves, each by its text and module.
+THIRD_PARTY = (
+    "ignore:`torch.jit.script` is deprecated:DeprecationWarning:torch.jit._script",
+    "ignore:The 'warn' method is deprecated:DeprecationWarning:transformers.models.open_llama.modeling_open_llama",
+)
 
 
-@pytest.fixture
-def standin(tmp_path, monkeypatch):
-    """Return a new machine's folder; processes started meanwhile find it, and the stand-in."""
-    folder = tmp_path / "machine"
-    folder.mkdir()
-    for name in [name for name in os.environ if name.startswith(("STANDIN_", "POPTORCH_"))]:
-        monkeypatch.delenv(name)
-    monkeypatch.setenv("STANDIN_FOLDER", str(folder))
-    paths = [str(STANDIN), os.environ.get("PYTHONPATH", "")]
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(path for path in paths if path))
-    return Machine(folder)
+def pytest_configure(config):
+    """Let the old libraries' own warnings pass."""
+    for line in THIRD_PARTY:
+        config.addinivalue_line("filterwarnings", line)
 
 
 class Machine:
@@ -42,3 +43,58 @@ class Machine:
 
     def inject(self, **fault):
         standin_machine.set_fault(self.folder, **fault)
+
+
+@pytest.fixture
+def standin(tmp_path, monkeypatch):
+    """Return a new machine; processes started meanwhile find it, the stand-in and its gc-info."""
+    folder = tmp_path / "machine"
+    folder.mkdir()
+    for name in [name for name in os.environ if name.startswith(("STANDIN_", "POPTORCH_"))]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("STANDIN_FOLDER", str(folder))
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    monkeypatch.setenv("PYTHONPATH", str(STANDIN), prepend=os.pathsep)
+    monkeypatch.setenv("PATH", str(STANDIN / "bin"), prepend=os.pathsep)
+    return Machine(folder)
+
+
+@pytest.fixture(scope="session")
+def imported_poptorch():
+    """Import the stand-in into this process, and undo what its import does to a process."""
+    sys.path.insert(0, str(STANDIN))
+    before = os.environ.get("RDMAV_FORK_SAFE")
+    module = importlib.import_module("poptorch")
+    importlib.import_module("torch").set_num_threads(1)
+    faulthandler.unregister(signal.SIGTERM)
+    del os.environ["RDMAV_FORK_SAFE"]
+    if before is not None:
+        os.environ["RDMAV_FORK_SAFE"] = before
+    return module
+
+
+@pytest.fixture
+def poptorch(imported_poptorch, standin):
+    """Return the stand-in on a new machine."""
+    return imported_poptorch
+
+
+@pytest.fixture
+def wrap(poptorch):
+    """Return `wrap(model, **setters)`: an executor with options set."""
+
+    def wrapped(model, **setters):
+        options = poptorch.Options()
+        options.autoRoundNumIPUs(True)
+        for name, value in setters.items():
+            getattr(options, name)(value)
+        return poptorch.inferenceModel(model, options)
+
+    return wrapped
+
+
+@pytest.fixture(scope="session")
+def checkpoints(tmp_path_factory):
+    """Return the folders of tiny checkpoints, by name."""
+    root = tmp_path_factory.mktemp("checkpoints")
+    return {maker.__name__: maker(root / maker.__name__) for maker in (tiny.distilbert, tiny.bart)}

@@ -1,11 +1,15 @@
 """The machine that the stand-in pretends: its IPUs, a journal of what was done on them, and faults to inject.
 
-Owns what processes share, all of it files in one folder, STANDIN_FOLDER; knows nothing of torch, so that a test and the
-real thing's tools read it cheaply. Faithful: an IPU belongs to one process at a time, the kernel frees it when that
-process ends, and groups of IPUs are aligned powers of two, numbered as `gc-info -l` numbers them.
+Owns what processes share, all of it files in one folder, STANDIN_FOLDER; knows nothing of torch, so a test reads it
+cheaply. Faithful: an IPU belongs to one process at a time, the kernel frees it when that process ends, and groups of
+IPUs are aligned powers of two, numbered as `gc-info -l` numbers them.
 
 Environment: STANDIN_FOLDER (needed), STANDIN_IPUS (default 4), STANDIN_IPU_VERSION (2 or 21, default 2) and
 STANDIN_COMPILE_S (what a compile takes, seconds, default 0).
+
+STANDIN_FOLDER/fault is one JSON object. `when` and `kind` are needed; `times` says how many strikes over all processes
+it lasts (1; -1: always), `model` is a part of the name of the model's class (any), `type` and `message` replace the
+error's.
 """
 
 import contextlib
@@ -16,7 +20,6 @@ import pathlib
 import time
 from typing import Any, Dict, Iterator, List, Optional, Sequence, Union
 
-#: When a fault strikes, and what it is.
 WHENS = ("attach", "compile", "execute")
 RESETS = ("IPU_RESET", "LINK_RESET", "PARTITION_RESET", "FULL_RESET")
 KINDS = (*RESETS, "unrecoverable", "out_of_memory", "acquire", "other", "hang", "long_message")
@@ -28,7 +31,8 @@ class Device:
     """IPUs held by this process until `release`, or until the process ends."""
 
     def __init__(self, ipus: Sequence[int], locks: List[int]) -> None:
-        """Store what is held."""
+        """Store what is held, and of which machine."""
+        self.folder = folder()
         self.ipus = list(ipus)
         self._locks = locks
 
@@ -83,7 +87,7 @@ def holders(where: Folder) -> Dict[int, int]:
     """Return the pid that holds each IPU that is not free."""
     held = {}
     with _alone(where):
-        for path in pathlib.Path(where).glob("ipu*"):
+        for path in sorted(pathlib.Path(where).glob("ipu*")):
             lock = _lock(where, int(path.name[3:]))
             if lock is None:
                 held[int(path.name[3:])] = int(path.read_text())
@@ -92,10 +96,12 @@ def holders(where: Folder) -> Dict[int, int]:
     return held
 
 
-def record(event: str, **fields: Any) -> None:
-    """Append a line to the journal."""
+def record(event: str, where: Optional[Folder] = None, **fields: Any) -> None:
+    """Append a line to the journal of this process's machine, or of another that is still there."""
     line = {"event": event, "pid": os.getpid(), "at": time.monotonic(), **fields}
-    _append(folder() / "journal", json.dumps(line).encode() + b"\n")
+    path = pathlib.Path(where or folder())
+    if where is None or path.is_dir():
+        _append(path / "journal", json.dumps(line).encode() + b"\n")
 
 
 def journal(where: Folder, *events: str) -> List[Dict[str, Any]]:
@@ -106,7 +112,7 @@ def journal(where: Folder, *events: str) -> List[Dict[str, Any]]:
 
 
 def count_execution() -> None:
-    """Count one execution by this process."""
+    """Count one execution by this process, as one byte of a file."""
     _append(folder() / "executed-{}".format(os.getpid()), b".")
 
 
@@ -116,7 +122,7 @@ def executions(where: Folder) -> Dict[int, int]:
 
 
 def set_fault(where: Folder, **fault: Any) -> None:
-    """Inject a fault: `when`, `kind`, and if wanted `times` (1; -1 is always), `model`, `type` and `message`."""
+    """Inject a fault, in place of one that is there."""
     path = pathlib.Path(where) / "fault"
     new = path.with_name("fault.new-{}".format(os.getpid()))
     new.write_text(json.dumps(_checked(fault)))
@@ -150,8 +156,8 @@ def _checked(fault: Dict[str, Any]) -> Dict[str, Any]:
 
 @contextlib.contextmanager
 def _alone(where: Folder) -> Iterator[None]:
-    """Keep every other process from looking at locks and faults meanwhile."""
-    gate = os.open(os.path.join(str(where), "gate"), os.O_RDWR | os.O_CREAT, 0o666)
+    """Keep every other process from looking at IPUs and faults meanwhile."""
+    gate = os.open(str(where), os.O_RDONLY)
     try:
         fcntl.flock(gate, fcntl.LOCK_EX)
         yield

@@ -22,6 +22,7 @@ from poptorch._impl import isRunningOnIpu
 from poptorch._poplar_executor import PoplarExecutor
 from poptorch.enums import AutoStage, ConnectionType, DataLoaderMode, MatMulSerializationMode, OutputMode, ReductionType
 from poptorch.ops import (
+    Attribute,
     BeginBlock,
     cond,
     dynamic_slice,
@@ -40,7 +41,7 @@ if sys.version_info[:2] == (3, 8):
     assert torch.__version__.startswith("2.0.1"), "This PopTorch works only with torch 2.0.1"
 os.environ["RDMAV_FORK_SAFE"] = "1"
 faulthandler.register(signal.SIGTERM)
-os.register_at_fork(after_in_parent=lambda: machine.record("fork"))
+os.register_at_fork(after_in_parent=lambda: "STANDIN_FOLDER" in os.environ and machine.record("fork"))
 
 
 class DataLoader:

@@ -1,8 +1,6 @@
 """The executor: compiles on the first call, holds IPUs, refuses inputs unlike those it was compiled for."""
 
 import inspect
-import os
-import pathlib
 import time
 import weakref
 from typing import Any, List, Optional, Tuple
@@ -10,7 +8,7 @@ from typing import Any, List, Optional, Tuple
 import standin_machine as machine
 import torch
 
-from poptorch import _args_parser, _factories, _program, ops, poptorch_core
+from poptorch import _args_parser, _program, ops, poptorch_core
 from poptorch._impl import NotModelled, not_modelled
 from poptorch.enums import ConnectionType
 from poptorch.options import Options
@@ -36,7 +34,7 @@ class PoplarExecutor:
         self._executable_inputs: Optional[_args_parser.Inputs] = None
         #: Gives the IPUs back when called, when this object is collected, or when the process ends normally.
         self._held: Any = None
-        self._replicas: List[torch.nn.Module] = []
+        self._loaded: Any = None
         self._compile_s = self._execute_s = 0.0
 
     model = property(lambda self: self._user_model)
@@ -65,7 +63,7 @@ class PoplarExecutor:
         machine.count_execution()
         began = time.monotonic()
         poptorch_core.strike("execute", self._name())
-        outputs = _program.run(self._replicas, self._options, inputs, _program.is_half(self._user_model))
+        outputs = self._loaded.run(inputs)
         self._execute_s = time.monotonic() - began
         return outputs
 
@@ -103,14 +101,12 @@ class PoplarExecutor:
     def copyWeightsToDevice(self) -> None:
         """Load the IPUs with the model's weights and buffers as they are now."""
         self._needs(attached=True)
-        self._replicas = _program.load(self._user_model, self._options)
+        self._loaded = _program.Loaded(self._user_model, self._options)
 
     def copyNamedBuffersToDevice(self) -> None:
         """Load the IPUs with the buffers named by `updatableNamedBuffers`."""
         self._needs(attached=True)
-        for replica in self._replicas:
-            for name in self._options.updatable_named_buffers:
-                replica.get_buffer(name).copy_(self._user_model.get_buffer(name))
+        self._loaded.update(self._user_model)
 
     def load_state_dict(self, state_dict: Any, strict: bool = True) -> Any:
         """Load weights into the model, and into the IPUs that it holds."""
@@ -154,14 +150,14 @@ class PoplarExecutor:
         """Give the IPUs back if any are held."""
         if self._held is not None:
             self._held()
-        self._replicas = []
+        self._loaded = None
 
     def _compile(self, inputs: _args_parser.Inputs) -> None:
         """Make the program or find it in the cache, and load it; `ConnectionType.Always` holds IPUs meanwhile."""
         began = time.monotonic()
         ipus = self._acquire() if self._options.connection_type == ConnectionType.Always else []
         try:
-            self._executable, hit = self._built(inputs)
+            self._executable, hit = _program.build(self._user_model, self._options, inputs)
         except BaseException:
             self._release()
             raise
@@ -171,19 +167,5 @@ class PoplarExecutor:
         machine.record("cache_hit" if hit else "compile", ipus=ipus, **what)
         if ipus:
             self.copyWeightsToDevice()
-
-    def _built(self, inputs: _args_parser.Inputs) -> Tuple[str, bool]:
-        """Trace the model, then compile it unless the cache has it; return its key, and whether the cache had it."""
-        key = _program.key(self._user_model, self._options, inputs)
-        cache = pathlib.Path(self._options.cache_path or os.devnull) / (key + ".popef")
-        with _factories.patched():
-            replicas = _program.load(self._user_model, self._options)
-            _program.run(replicas, self._options, inputs, half=False)
-            if self._options.cache_path and cache.exists():
-                return key, True
-            time.sleep(float(os.environ.get("STANDIN_COMPILE_S", "0")))
-            poptorch_core.strike("compile", self._name())
-        if self._options.cache_path:
-            cache.parent.mkdir(parents=True, exist_ok=True)
-            cache.write_text(key)
-        return key, False
+        elif self._options.connection_type == ConnectionType.OnDemand:
+            self.attachToDevice()

@@ -32,6 +32,19 @@ def placement(module: torch.nn.Module) -> List[Tuple[str, int]]:
     return [(name, getattr(each, PLACE)) for name, each in module.named_modules() if hasattr(each, PLACE)]
 
 
+class Attribute:
+    """A hint to the compiler for what runs within; it has no effect."""
+
+    def __init__(self, **attributes: Any) -> None:
+        self.attributes = attributes
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, *error: object) -> None:
+        pass
+
+
 def identity_loss(x: torch.Tensor, reduction: str) -> torch.Tensor:
     """Reduce a loss."""
     return {"mean": x.mean, "sum": x.sum, "none": lambda: x}[reduction]()

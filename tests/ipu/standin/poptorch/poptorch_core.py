@@ -1,16 +1,17 @@
 """What PopTorch's C++ half shows: its errors, and taking IPUs.
 
 Faithful: the classes, that an error of the C++ half sets its attributes on the exception's *class*,
-`poptorch_error.log`, a hang that no signal handler sees. Not: the wording of most messages.
+`poptorch_error.log`. Not: the wording of most messages; while it waits for an IPU, signal handlers run.
 """
 
-import ctypes
 import os
 import pathlib
 import time
-from typing import Any, Optional, Type
+from typing import Optional, Type
 
 import standin_machine as machine
+
+from poptorch import _native
 
 #: Longer messages go to a file, lines (PopTorch).
 LONGEST_MESSAGE = 80
@@ -72,8 +73,8 @@ def attach(ipus: int, round_up: bool, ipu_id: Optional[int], model: str) -> mach
 
 def detach(device: machine.Device, model: str) -> None:
     """Give IPUs back."""
-    machine.record("detach", model=model, ipus=device.ipus)
     device.release()
+    machine.record("detach", device.folder, model=model, ipus=device.ipus)
 
 
 def strike(when: str, model: str, ipus: int = 1) -> None:
@@ -84,7 +85,7 @@ def strike(when: str, model: str, ipus: int = 1) -> None:
     kind = fault["kind"]
     machine.record("fault", model=model, when=when, kind=kind)
     if kind == "hang":
-        _hang()
+        _native.hang()
     if kind == "acquire":
         _not_acquired(ipus, "")
     error, kind_of_error, message = {
@@ -101,11 +102,3 @@ def _not_acquired(ipus: int, why: str) -> None:
     """Raise the error of IPUs that are busy or not there."""
     message = "Failed to acquire {} IPU(s)".format(ipus)
     raise_native(Error, "poptorch_cpp_error", message + ("\n" + why if why else ""), where="Compiler::initSession")
-
-
-def _hang() -> Any:
-    """Block in C, interpreter lock held, as a lost device does: signal handlers written in Python never run."""
-    pthread_mutex_lock = ctypes.PyDLL(None).pthread_mutex_lock
-    mutex = ctypes.create_string_buffer(256)
-    pthread_mutex_lock(mutex)
-    pthread_mutex_lock(mutex)
