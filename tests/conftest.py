@@ -5,6 +5,7 @@ Also runs on Python 3.8, where files that import the web half or torch are left 
 
 import ast
 import contextlib
+import importlib.util
 import os
 import pathlib
 import shutil
@@ -18,10 +19,10 @@ from typing import Callable, Dict, Iterator, List, Mapping, Optional, Sequence, 
 
 import pytest
 
-#: What is there on Python 3.11 only: the web half, this project's tools, torch, and what only they need.
-NOT_ON_38 = frozenset(
-    {"service", "tools", "flask", "werkzeug", "gunicorn", "schemathesis", "selenium", "torch", "transformers", "numpy"}
-)
+#: What is there on Python 3.11 only: the web half, this project's tools, and what only they need.
+NOT_ON_38 = frozenset({"service", "tools", "flask", "werkzeug", "gunicorn", "schemathesis", "selenium"})
+#: What is there on Python 3.8 in an environment for IPUs only.
+PERHAPS_ON_38 = frozenset({"torch", "transformers", "numpy"})
 #: How often a condition is looked at, seconds (chosen: short against every limit, long against the cost of looking).
 LOOK_EVERY_S = 0.02
 #: How long a child may take to end after SIGTERM before it is killed, seconds (chosen).
@@ -35,7 +36,9 @@ def pytest_ignore_collect(collection_path: pathlib.Path) -> Optional[bool]:
     """Leave a file out on Python 3.8 when it imports at its top what is not there."""
     if sys.version_info >= (3, 9) or collection_path.suffix != ".py" or not collection_path.name.startswith("test_"):
         return None
-    absent = sorted(_imported(collection_path) & NOT_ON_38)
+    imported = _imported(collection_path)
+    absent = sorted(imported & NOT_ON_38)
+    absent += sorted(name for name in imported & PERHAPS_ON_38 if importlib.util.find_spec(name) is None)
     if absent:
         _left_out[str(collection_path)] = ", ".join(absent)
     return True if absent else None
@@ -52,7 +55,9 @@ def pytest_runtest_makereport(item: pytest.Item) -> Iterator[None]:
     """Put the logs of a failed test's children into its report."""
     report = yield
     if report.failed:  # type: ignore[attr-defined]
-        for child in item.stash.get(_children, []):
+        module = item.getparent(pytest.Module)
+        shared = module.stash.get(_children, []) if module else []
+        for child in [*shared, *item.stash.get(_children, [])]:
             title = "log of process {} ({})".format(child.pid, " ".join(child.args))
             report.sections.append((title, child.log_text()))  # type: ignore[attr-defined]
     return report
@@ -131,6 +136,17 @@ def wait_until(predicate: Callable[[], object], limit_s: float = 10.0, what: str
 @pytest.fixture
 def short_dir() -> Iterator[pathlib.Path]:
     """Return a new folder with a path short enough for Unix sockets (at most 107 bytes), gone after the test."""
+    yield from _short_dir()
+
+
+@pytest.fixture(scope="module")
+def short_dir_for_module() -> Iterator[pathlib.Path]:
+    """Return a `short_dir` that is gone after the module."""
+    yield from _short_dir()
+
+
+def _short_dir() -> Iterator[pathlib.Path]:
+    """Make a folder, and remove it afterwards."""
     root = tempfile.gettempdir()
     folder = pathlib.Path(tempfile.mkdtemp(prefix="t", dir=root if len(root) < 40 else "/tmp"))
     yield folder
@@ -140,11 +156,24 @@ def short_dir() -> Iterator[pathlib.Path]:
 @pytest.fixture
 def spawn(request: pytest.FixtureRequest, tmp_path: pathlib.Path) -> Iterator[Callable[..., Child]]:
     """Return `spawn(args, env=None, cwd=None)`: starts a `Child` that ends with the test; `env` is added to ours."""
+    yield from _spawning(request.node, tmp_path)
+
+
+@pytest.fixture(scope="module")
+def spawn_for_module(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Callable[..., Child]]:
+    """Return a `spawn` whose children end with the module."""
+    yield from _spawning(request.node, tmp_path_factory.mktemp("children"))
+
+
+def _spawning(node: pytest.Item, folder: pathlib.Path) -> Iterator[Callable[..., Child]]:
+    """Yield a function that starts children, and end them afterwards."""
     children: List[Child] = []
-    request.node.stash[_children] = children
+    node.stash[_children] = children
 
     def start(args: Sequence[str], env: Optional[Mapping[str, str]] = None, cwd: Optional[str] = None) -> Child:
-        log = tmp_path / "child-{}.log".format(len(children))
+        log = folder / "child-{}.log".format(len(children))
         children.append(Child(args, {**os.environ, **(env or {})}, cwd, log))
         return children[-1]
 

@@ -6,8 +6,7 @@ import os
 import pathlib
 import socket
 import sys
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, Callable, Dict, List, NamedTuple
 
 from tests.integration.harness import ROOT, Daemon
 
@@ -16,18 +15,22 @@ class Answer(NamedTuple):
     """What came back over HTTP."""
 
     status: int
-    headers: dict[str, str]
+    headers: Dict[str, str]
     body: Any
 
 
 class Stack:
-    """A supervisor and a Gunicorn in front of it."""
+    """A supervisor and a Gunicorn in front of it.
+
+    `web_python`: the interpreter of the latter; ours unless it is set.
+    """
 
     def __init__(
-        self, spawn: Callable[..., Any], folder: pathlib.Path, models: list[dict[str, Any]], **env: str
+        self, spawn: Callable[..., Any], folder: pathlib.Path, models: List[Dict[str, Any]], **env: str
     ) -> None:
         """Store how to start them."""
         self._spawn = spawn
+        self.web_python = sys.executable
         self.port = free_port()
         settings = {"SERVER_PORT": str(self.port), "SERVER_BIND": "127.0.0.1", "SERVER_NUM_WORKERS": "2", **env}
         self.daemon = Daemon(spawn, folder, models, **settings)
@@ -35,7 +38,7 @@ class Stack:
     def start(self) -> "Stack":
         """Start both halves."""
         self.daemon.start()
-        args = [sys.executable, "-m", "gunicorn", "-c", "service/gunicorn_conf.py", "service.wsgi:app"]
+        args = [self.web_python, "-m", "gunicorn", "-c", "service/gunicorn_conf.py", "service.wsgi:app"]
         self.web = self._spawn(args, env=self.daemon.env, cwd=str(ROOT))
         return self
 
@@ -66,12 +69,12 @@ class Stack:
         except OSError:
             return False
 
-    def workers(self) -> list[int]:
+    def workers(self) -> List[int]:
         """Return the processes of the web workers."""
         return children(self.web.pid)
 
 
-def children(pid: int) -> list[int]:
+def children(pid: int) -> List[int]:
     """Return the child processes of a process."""
     text = pathlib.Path(f"/proc/{pid}/task/{pid}/children").read_text(encoding="ascii")
     return [int(child) for child in text.split()]
@@ -96,7 +99,7 @@ def private_mb(pid: int) -> float:
     return sum(kilobytes) / 1024
 
 
-def hang_up(stack: Stack, body: dict[str, Any]) -> socket.socket:
+def hang_up(stack: Stack, body: Dict[str, Any]) -> socket.socket:
     """Send a request and return the open connection, so that the caller can hang up."""
     content = json.dumps(body).encode()
     connection = socket.create_connection(("127.0.0.1", stack.port))

@@ -2,16 +2,21 @@
 
 import sys
 import types
+from typing import Any
 
 import pytest
 
 from ipu_supervisor.engines import faults
 
 
+def told(error) -> Any:
+    return faults.of(error)
+
+
 @pytest.fixture
 def poptorch(monkeypatch):
     """Stand in for the module: only the classes, whose details lie on the class, as in the real one."""
-    module = types.ModuleType("poptorch")
+    module: Any = types.ModuleType("poptorch")
     module.Error = type("Error", (Exception,), {"type": "", "message": ""})
     module.RecoverableError = type("RecoverableError", (module.Error,), {"recovery_action": ""})
     module.UnrecoverableError = type("UnrecoverableError", (module.Error,), {})
@@ -38,18 +43,18 @@ def test_a_plain_error_is_told_by_its_words(text, origin, kind):
 @pytest.mark.parametrize("action", faults.RECOVERY)
 def test_a_recoverable_error_names_its_recovery(poptorch, action):
     poptorch.RecoverableError.recovery_action = action
-    fault = faults.of(poptorch.RecoverableError("lost"))
+    fault = told(poptorch.RecoverableError("lost"))
     assert (fault.kind, str(fault)) == (action, action + ": lost")
     poptorch.RecoverableError.recovery_action = "another error came later"
     assert fault.remedy is faults.TABLE[action]
 
 
 def test_an_unknown_recovery_has_the_replica_started_again(poptorch):
-    assert faults.of(poptorch.RecoverableError("lost")).kind == "OTHER"
+    assert told(poptorch.RecoverableError("lost")).kind == "OTHER"
 
 
 def test_an_unrecoverable_error_is_final_and_raises_the_alarm(poptorch):
-    fault = faults.of(poptorch.UnrecoverableError("gone"))
+    fault = told(poptorch.UnrecoverableError("gone"))
     assert fault.final
     assert fault.remedy.alarm
 
@@ -57,20 +62,20 @@ def test_an_unrecoverable_error_is_final_and_raises_the_alarm(poptorch):
 def test_an_error_is_found_behind_those_that_wrap_it(poptorch):
     wrapped = ValueError("the model and the configuration seem to be incompatible")
     wrapped.__cause__ = poptorch.Error("Failed to acquire 1 IPU(s)")
-    assert faults.of(wrapped).kind == "BUSY"
+    assert told(wrapped).kind == "BUSY"
 
 
 def test_inputs_of_another_shape_harm_no_device(poptorch):
-    assert faults.of(poptorch.Error("these are not the inputs used to compile the model")) is None
+    assert told(poptorch.Error("these are not the inputs used to compile the model")) is None
 
 
 def test_what_the_library_did_not_raise_is_no_device_fault(poptorch):
-    assert faults.of(ValueError("Failed to acquire")) is None
+    assert told(ValueError("Failed to acquire")) is None
 
 
 def test_without_the_library_there_are_no_device_faults(monkeypatch):
     monkeypatch.delitem(sys.modules, "poptorch", raising=False)
-    assert faults.of(ValueError("x")) is None
+    assert told(ValueError("x")) is None
 
 
 def test_long_texts_are_cut():

@@ -106,14 +106,8 @@ def test_a_search_that_differs_from_the_compiled_one_is_refused(name, value, rig
     assert faults(SUMMARIZATION, inference_parallelize_kwargs={name: right}) == ""
 
 
-def test_steps_on_the_device_need_the_encoders_output_there():
-    assert "use_encoder_output_buffer" in faults(
-        SUMMARIZATION, inference_parallelize_kwargs={"on_device_generation_steps": 8}
-    )
-
-
 def test_unknown_names_are_refused():
-    assert "unknown" in schema_faults(inference_parallelize_kwargs={"beams": 3})
+    assert "unknown" in schema_faults(inference_parallelize_kwargs={"on_device_generation_steps": 8})
     assert "Unknown field" in schema_faults(layers=[3, 3])
 
 
