@@ -14,7 +14,7 @@ import sys
 import tempfile
 
 from tests.deploy.engine import CommandFailed, Engine, running
-from tests.deploy.engine_programs import Unavailable, install, mirrors
+from tests.deploy.engine_programs import Unavailable, install_if_absent, mirrors
 
 #: The release that all images are made of.
 RELEASE = "bookworm"
@@ -54,8 +54,7 @@ def image(engine: Engine, name: str, packages: tuple[str, ...], hooks: tuple[str
 
 def _make(engine: Engine, tag: str, packages: tuple[str, ...], hooks: tuple[str, ...]) -> None:
     """Build the system and import it."""
-    if shutil.which("mmdebstrap") is None:
-        install("mmdebstrap")
+    install_if_absent("mmdebstrap")
     roomy = MEMORY.is_dir() and shutil.disk_usage(MEMORY).free > MEMORY_BYTES
     with tempfile.TemporaryDirectory(dir=MEMORY if roomy else engine.folder) as scratch:
         tar = pathlib.Path(scratch) / "system.tar"

@@ -1,11 +1,12 @@
 """The deployment's suites: real images, containers and daemons, so they run only where they are asked for.
 
-`make test-deploy` sets DEPLOY_TESTS=1; without it these files are left out of a run, which says so.
+`make test-deploy` sets DEPLOY_TESTS=1; without it these files are left out of a run, which says so. All are marked
+`deploy`.
 """
 
 import os
 import pathlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 
@@ -13,6 +14,13 @@ from tests.deploy.engine import Engine, running
 from tests.deploy.engine_programs import Unavailable
 
 WANTED = os.environ.get("DEPLOY_TESTS") == "1"
+#: What the tests measured, shown at the end of the run.
+_figures: list[str] = []
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Name the marker."""
+    config.addinivalue_line("markers", "deploy: builds images and runs containers, as root on Debian")
 
 
 def pytest_ignore_collect(collection_path: pathlib.Path) -> bool | None:
@@ -20,10 +28,23 @@ def pytest_ignore_collect(collection_path: pathlib.Path) -> bool | None:
     return None if WANTED or not collection_path.name.startswith("test_") else True
 
 
+def pytest_itemcollected(item: pytest.Item) -> None:
+    """Mark every test of this folder."""
+    item.add_marker("deploy")
+
+
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Say what was left out."""
+    """Say what was left out, or what was measured."""
     if not WANTED:
         terminalreporter.write_line("NOT RUN: tests/deploy (make test-deploy runs it; it sets DEPLOY_TESTS=1)")
+    for figure in _figures:
+        terminalreporter.write_line(f"measured: {figure}")
+
+
+@pytest.fixture(scope="session")
+def measured() -> Callable[[str], None]:
+    """Return `measured(sentence)`, which shows a figure at the end of the run."""
+    return _figures.append
 
 
 @pytest.fixture(scope="session")

@@ -1,8 +1,9 @@
-"""The programs of a Docker engine, unpacked from Debian packages into a folder; nothing is installed on the machine.
+"""The programs of a Docker engine, unpacked from Debian packages into a folder.
 
 Debian 12 carries neither compose v2 nor an engine that knows `start_interval`, so they come from the next Debian:
 single Go programs that need only its C library or this machine's. runc is this machine's own, because the next Debian's
-needs a newer C library.
+needs a newer C library. Two tools are installed with apt-get where they lack, because they are many files: iptables
+(containers reach their name server with it; no rule of the machine is touched) and mmdebstrap (see `base`).
 """
 
 import contextlib
@@ -35,7 +36,8 @@ def check_machine() -> None:
 
 
 def obtain(folder: pathlib.Path) -> None:
-    """Fill `folder` with bin/ and config/cli-plugins/, unless that was done before."""
+    """Fill `folder` with bin/ and config/cli-plugins/, unless that was done before, and have iptables."""
+    install_if_absent("iptables")
     if (folder / "bin/dockerd").exists():
         return
     check_machine()
@@ -58,11 +60,12 @@ def apt(*arguments: str, options: tuple[str, ...] = (), cwd: pathlib.Path | None
     return done.stdout
 
 
-def install(*packages: str) -> None:
-    """Install packages on this machine, for what cannot be unpacked beside it (mmdebstrap)."""
-    check_machine()
-    apt("update")
-    apt("install", "-y", "--no-install-recommends", *packages)
+def install_if_absent(program: str) -> None:
+    """Install a program on this machine from the package of its name."""
+    if shutil.which(program) is None:
+        check_machine()
+        apt("update")
+        apt("install", "-y", "--no-install-recommends", program)
 
 
 def download(packages: tuple[str, ...], folder: pathlib.Path, options: tuple[str, ...] = ()) -> None:
