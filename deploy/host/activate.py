@@ -109,7 +109,9 @@ class Activation:
 
     def _wait(self, instance: str, limit_s: float) -> None:
         """Wait until an instance of the web half says that every model is ready. Raises `NotReady`."""
-        wait(Server(units.private_address(instance)), limit_s, self._say, lambda: self._ended(instance))
+        server = Server(units.private_address(instance))
+        elapsed_s = wait(server, limit_s, self._say, lambda: self._ended(instance))
+        self._say("ready after {:.1f} s: {}".format(elapsed_s, units.web(instance)))
 
     def _ended(self, instance: str) -> str:
         """Say which unit will not come back, if one will not."""

@@ -63,7 +63,8 @@ def start(layout: Layout, given: argparse.Namespace) -> None:
 
 def stop(layout: Layout, given: argparse.Namespace) -> None:
     """Stop both halves, now and for the next boots."""
-    units.systemctl("disable", "--quiet", "--now", units.TARGET)
+    units.systemctl("disable", "--quiet", units.TARGET)
+    units.systemctl("stop", *units.ALL)
     say("stopped")
 
 
@@ -113,6 +114,8 @@ def main(arguments: Sequence[str] | None = None, layout: Layout | None = None) -
     # A caller whose connection breaks must not leave a deployment half done.
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     act, changes = COMMANDS[given.command]
+    for folder in (layout.root, layout.releases, layout.venvs):
+        folder.mkdir(exist_ok=True)
     with layout.lock.open("w", encoding="ascii") as lock:
         try:
             if changes:
@@ -129,8 +132,6 @@ def main(arguments: Sequence[str] | None = None, layout: Layout | None = None) -
 
 def _activation(layout: Layout) -> Activation:
     """Return what deploys on this host."""
-    for folder in (layout.releases, layout.venvs):
-        folder.mkdir(exist_ok=True)
     return Activation(layout, HostSettings.read(), say)
 
 

@@ -13,6 +13,8 @@ TARGET, SUPERVISOR = "model-server.target", "model-server-supervisor.service"
 PORT = "model-server-http.socket"
 #: The instance of the web half that serves, and the one that stands in while it is replaced.
 MAIN, NEXT = "main", "next"
+#: Everything, so that a stop waits for all of it.
+ALL = (TARGET, SUPERVISOR, PORT, "model-server-web@*.service", "model-server-web@*.socket")
 #: Where the supervisor listens; the units say the same.
 ENDPOINT = "ipc:///run/model-server/supervisor.sock"
 #: The user of each half.

@@ -107,14 +107,14 @@ def wait(
 def look(server: Server, limit_s: float = ANSWER_LIMIT_S) -> tuple[bool, str, str]:
     """Return whether the server is ready, what its models do, and why it never will be (else empty)."""
     try:
+        known, answer = server.get("/models", limit_s)
         status, readiness = server.get("/health/readiness", limit_s)
-        if status == http.client.OK:
-            return True, "ready", ""
-        status, answer = server.get("/models", limit_s)
     except (OSError, http.client.HTTPException) as error:
         return False, "no answer from {} ({})".format(server.address, error or type(error).__name__), ""
-    if status != http.client.OK:
-        return False, _message(answer) or "/models answers {}".format(status), ""
+    if status == http.client.OK:
+        return True, "ready", ""
+    if known != http.client.OK:
+        return False, _message(answer) or "/models answers {}".format(known), ""
     models = answer.get("models", [])
     doing = "; ".join(map(describe, models)) or _message(readiness)
     if all(model["ready"] for model in models):

@@ -47,7 +47,6 @@ for file in deploy/systemd/model-server*; do
     put 0644 "$file" "$units/${file##*/}"
 done
 [ -z "$device" ] || put 0644 "deploy/systemd/device-$device.conf" "$units/model-server-supervisor.service.d/device.conf"
-put 0644 deploy/systemd/sysusers.conf /etc/sysusers.d/model-server.conf
 for file in deploy/host/*.py deploy/scripts/wait_ready.py; do
     put 0644 "$file" "$library/$file"
 done
@@ -62,7 +61,7 @@ if [ -n "$deploy_user" ]; then
     put 0440 "$scratch" /etc/sudoers.d/model-server
 fi
 
-systemd-sysusers /etc/sysusers.d/model-server.conf
+systemd-sysusers "$PWD/deploy/systemd/sysusers.conf"
 mkdir -p /etc/model-server /opt/model-server
 [ -e /etc/model-server/env ] || install -m 0600 deploy/systemd/env /etc/model-server/env
 systemctl daemon-reload

@@ -18,8 +18,8 @@ releases=/opt/model-server
 }
 
 if systemctl cat model-server.target >/dev/null 2>&1; then
-    systemctl disable --now --quiet model-server.target
-    systemctl stop 'model-server-web@*' 'model-server-*.socket'
+    systemctl disable --quiet model-server.target
+    systemctl stop model-server.target model-server-supervisor.service model-server-http.socket 'model-server-web@*'
 fi
 
 # Notes what must go before the manifest goes itself; empty folders go, others hold something that is not ours.

@@ -11,7 +11,6 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
 
 from tests.deploy.base import image
 from tests.deploy.engine import CommandFailed, Engine
@@ -33,7 +32,7 @@ RUN_OPTIONS = (
 )
 NETWORK, SUBNET, ADDRESS = "ipu-model-server-vm", "10.213.47.0/24", "10.213.47.2"
 #: A user as a cloud's image has one: may do everything with sudo.
-USER = "deploy"
+USER = "debian"
 PREPARE = f"""\
 useradd --create-home --shell /bin/bash {USER}
 echo '{USER} ALL=(ALL) NOPASSWD: ALL' >/etc/sudoers.d/cloud
@@ -51,10 +50,9 @@ LOCKS = ("service.txt", "supervisor-cpu.txt", "demo.txt", "torch.txt")
 class Vm:
     """One machine; `folder` holds its keys."""
 
-    def __init__(self, engine: Engine, folder: pathlib.Path) -> None:
+    def __init__(self, engine: Engine, folder: pathlib.Path, name: str = "vm", address: str = ADDRESS) -> None:
         """Store where it will run."""
-        self._engine, self.folder = engine, folder
-        self.name = f"vm-{os.getpid()}"
+        self._engine, self.folder, self.name, self.address = engine, folder, f"{name}-{os.getpid()}", address
 
     def boot(self) -> None:
         """Make the machine and wait until it has booted."""
@@ -62,7 +60,7 @@ class Vm:
         wheels = wheelhouse(self._engine.folder)
         if not self._engine.docker("network", "ls", "--quiet", "--filter", f"name={NETWORK}").strip():
             self._engine.docker("network", "create", "--subnet", SUBNET, NETWORK)
-        place = ("--network", NETWORK, "--ip", ADDRESS, "--volume", f"{wheels}:/wheels:ro")
+        place = ("--network", NETWORK, "--ip", self.address, "--volume", f"{wheels}:/wheels:ro")
         options = ("--detach", "--name", self.name, "--hostname", "vm", *RUN_OPTIONS, *place)
         self._engine.docker("run", *options, made, "/bin/sh", "-c", ENTRY)
         self._wait_until_up()
@@ -86,6 +84,10 @@ class Vm:
                 raise
             return str(error)
 
+    def files(self) -> set[str]:
+        """Return the paths of everything in the folders where software and settings are put."""
+        return set(self.root("find /etc /opt /usr /var/cache /var/lib /run/model-server* 2>/dev/null || true").splitlines())
+
     def write(self, path: str, text: str) -> None:
         """Write a file on the machine, as an administrator would."""
         with tempfile.NamedTemporaryFile("w", encoding="utf-8") as file:
@@ -93,6 +95,10 @@ class Vm:
             file.flush()
             self.root(f"mkdir -p {pathlib.PurePosixPath(path).parent}")
             self._engine.docker("cp", file.name, f"{self.name}:{path}")
+
+    def copy(self, source: pathlib.Path, path: str) -> None:
+        """Copy a file or a folder to the machine."""
+        self._engine.docker("cp", str(source), f"{self.name}:{path}")
 
     def pid(self, unit: str) -> int:
         """Return the main process of a unit; 0 when it has none."""
@@ -104,14 +110,10 @@ class Vm:
 
     def secrets(self) -> dict[str, str]:
         """Return the secrets of a GitHub environment for this machine."""
-        key = (self.folder / "key").read_text(encoding="ascii")
-        host_key = (self.folder / "host_key.pub").read_text(encoding="ascii").split()
-        return {
-            "SSH_KEY": key,
-            "USER": USER,
-            "HOST_IP": ADDRESS,
-            "SSH_KNOWN_HOSTS": f"{ADDRESS} {' '.join(host_key[:2])}",
-        }
+        key, host_key = (self.folder / name for name in ("key", "host_key.pub"))
+        pinned = " ".join([self.address, *host_key.read_text(encoding="ascii").split()[:2]])
+        secrets = {"SSH_KEY": key.read_text(encoding="ascii"), "SSH_KNOWN_HOSTS": pinned}
+        return {**secrets, "USER": USER, "HOST_IP": self.address}
 
     def _wait_until_up(self) -> None:
         """Wait until systemd calls the machine running. Raises `CommandFailed` with what did not start."""
@@ -182,8 +184,3 @@ def commit(folder: pathlib.Path, message: str) -> str:
 def git(folder: pathlib.Path, *arguments: str) -> str:
     """Run git in a folder."""
     return subprocess.run(["git", *arguments], cwd=folder, capture_output=True, text=True, check=True).stdout
-
-
-def missing(programs: Sequence[str], which: Callable[[str], object] = shutil.which) -> list[str]:
-    """Return the programs that this machine lacks."""
-    return [program for program in programs if which(program) is None]

@@ -13,7 +13,7 @@ import tempfile
 from collections.abc import Mapping
 from typing import Any
 
-import yaml
+import yaml  # type: ignore[import-untyped]
 
 #: How GitHub starts bash for a step.
 SHELL = ("bash", "--noprofile", "--norc", "-eo", "pipefail")
