@@ -44,6 +44,9 @@ class Machine:
     def inject(self, **fault):
         standin_machine.set_fault(self.folder, **fault)
 
+    def heal(self):
+        (self.folder / "fault").unlink(missing_ok=True)
+
 
 @pytest.fixture
 def standin(tmp_path, monkeypatch):

@@ -108,6 +108,14 @@ def test_what_is_on_the_device_stays_until_it_is_copied_again(wrap):
     assert float(remembering(torch.ones(1))) == 1
 
 
+def test_each_replica_has_buffers_of_its_own_that_last_through_iterations(wrap):
+    rows = torch.tensor([1.0, 10.0])
+    replicas = wrap(Remembering(), replicationFactor=2)
+    assert [replicas(rows).tolist() for _ in range(2)] == [[1, 10], [2, 20]]
+    iterations = wrap(Remembering(), deviceIterations=2)
+    assert [iterations(rows).tolist() for _ in range(2)] == [[1, 11], [12, 22]]
+
+
 # ---- devices ---------------------------------------------------------------------------------------------------------
 
 
