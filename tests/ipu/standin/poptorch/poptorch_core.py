@@ -73,8 +73,11 @@ def attach(ipus: int, round_up: bool, ipu_id: Optional[int], model: str) -> mach
 
 def detach(device: machine.Device, model: str) -> None:
     """Give IPUs back."""
-    device.release()
-    machine.record("detach", device.folder, model=model, ipus=device.ipus)
+    try:
+        # First, so that no other process's attach stands before it in the journal.
+        machine.record("detach", device.folder, model=model, ipus=device.ipus)
+    finally:
+        device.release()
 
 
 def strike(when: str, model: str, ipus: int = 1) -> None:
