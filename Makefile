@@ -32,11 +32,11 @@ test: check ## install, check, run the whole suite on 3.11, and the supervisor's
 	@$(MAKE) --no-print-directory test-ipu
 
 # pytest ends with 5 when it found no test, which TESTS may be the reason of.
-test-ipu: $(IPU_STAMPS)/torch ## the suites of tests/ipu, with the real optimum-graphcore and without an IPU
+test-ipu: $(IPU_STAMPS)/torch $(STAMPS)/dev ## the suites of tests/ipu, with the real optimum-graphcore and without an IPU
 	@$(IPU_PYTHON) -m pytest tests/ipu $(TESTS) || { code=$$?; [ $$code -eq 5 ] || exit $$code; \
 		echo "SKIPPED tests/ipu: no test was found there"; }
 
-test-ipu38: $(STAMPS)/python ## the same on Python 3.8 with torch 2.0.1, and the supervisor's suites: 2 GB, not part of test
+test-ipu38: $(STAMPS)/dev ## the same on Python 3.8 with torch 2.0.1, and the supervisor's suites: 2 GB, not part of test
 	$(PYTHON) -m tools.python38_ipu
 
 check: $(STAMPS)/dev ## style, types, walls between the parts, dependencies

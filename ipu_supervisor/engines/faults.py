@@ -64,6 +64,8 @@ TABLE: Dict[str, Remedy] = {
 }
 #: Kinds that `recovery_action` names.
 RECOVERY = ("IPU_RESET", "LINK_RESET", "PARTITION_RESET", "FULL_RESET")
+#: What comes before the library's own call stack in a message.
+TRACE = "Error raised in:"
 #: What the library says of inputs that the compiled program was not made for: a fault of this program, not the device.
 MISMATCH = "inputs used to compile"
 
@@ -75,7 +77,7 @@ def of(error: BaseException) -> Optional[DeviceFault]:
         return error if isinstance(error, DeviceFault) else None
     for cause in _chain(error):
         if isinstance(cause, poptorch.Error):
-            text = " ".join(str(cause).split())
+            text = " ".join(str(cause).partition(TRACE)[0].split())
             kind = _kind(cause, text, poptorch)
             return DeviceFault(kind, text) if kind else None
     return None

@@ -5,6 +5,7 @@ import json
 import os
 import pathlib
 import signal
+import subprocess
 import sys
 import threading
 import time
@@ -41,6 +42,12 @@ class Daemon:
         """Start the process in a folder, whose `.env` it reads."""
         self.child = self._spawn([sys.executable, "-m", "ipu_supervisor", "run"], env=self.env, cwd=str(cwd))
         return self
+
+    def command(self, *arguments: str) -> "subprocess.CompletedProcess[bytes]":
+        """Run one command of the command line to its end."""
+        args = [sys.executable, "-m", "ipu_supervisor", *arguments]
+        env = {**os.environ, **self.env}
+        return subprocess.run(args, env=env, cwd=str(ROOT), capture_output=True, timeout=30, check=False)
 
     def status(self) -> Status:
         """Return the state now."""

@@ -6,8 +6,6 @@ import pathlib
 import signal
 import socket
 import stat
-import subprocess
-import sys
 import threading
 import time
 
@@ -41,13 +39,6 @@ def failure(reply):
     return outcome.failure.code if outcome.failure else None
 
 
-def command(daemon, *arguments):
-    """Run one command of the command line in the daemon's environment."""
-    env = {**os.environ, **daemon.env}
-    args = [sys.executable, "-m", "ipu_supervisor", *arguments]
-    return subprocess.run(args, env=env, cwd=str(ROOT), capture_output=True, timeout=30, check=False)
-
-
 def in_thread(function, *arguments, **named):
     """Run a function in a thread; return the thread and the list its result (or exception) goes to."""
     done = []
@@ -77,7 +68,7 @@ def test_sockets_are_open_to_no_more_than_they_must(daemon):
 
 
 def test_a_second_supervisor_is_refused_and_the_first_serves_on(daemon, wait_until):
-    done = command(daemon, "run")
+    done = daemon.command("run")
     assert (done.returncode, b"another supervisor" in done.stderr) == (75, True)
     assert result(daemon.ask("still here")) == "still here"
 
@@ -97,7 +88,7 @@ def test_every_fault_of_the_settings_is_named_at_once(short_dir, spawn):
     daemon = Daemon(
         spawn, short_dir, [{"model": "nope"}, {"model": "echo", "replicas": 0, "colour": 1}], LOG_LEVEL="LOUD"
     )
-    done = command(daemon, "run")
+    done = daemon.command("run")
     assert done.returncode == 78
     for part in (b"nope", b"replicas", b"colour", b"LOG_LEVEL"):
         assert part in done.stderr
@@ -106,13 +97,21 @@ def test_every_fault_of_the_settings_is_named_at_once(short_dir, spawn):
 def test_a_bad_model_file_stops_the_start_with_a_code_of_its_own(short_dir, spawn):
     (short_dir / "odd.py").write_text("x = 1\n", encoding="utf-8")
     daemon = Daemon(spawn, short_dir, [{"model": "odd"}], MODELS_PATH=str(short_dir))
-    done = command(daemon, "run")
+    done = daemon.command("run")
     assert (done.returncode, b"class Pipeline" in done.stderr) == (65, True)
 
 
 def test_too_few_devices_stop_the_start(short_dir, spawn):
-    done = command(Daemon(spawn, short_dir, echo(device="ipu", replicas=3)), "run")
-    assert (done.returncode, b"echo needs 3" in done.stderr) == (69, True)
+    models = [{"model": "question_answering", "device": "ipu", "replicas": 3}, {"model": "embeddings", "device": "ipu"}]
+    done = Daemon(spawn, short_dir, models, SUPERVISOR_IPUS="2").command("run")
+    assert done.returncode == 69
+    assert b"has 2 IPUs, but question_answering needs 3 (3 replica(s) x 1), embeddings needs 1" in done.stderr
+
+
+def test_ipus_that_cannot_be_counted_stop_the_start(short_dir, spawn):
+    models = [{"model": "question_answering", "device": "ipu"}]
+    done = Daemon(spawn, short_dir, models, PATH="/nowhere").command("run")
+    assert (done.returncode, b"set SUPERVISOR_IPUS" in done.stderr) == (69, True)
 
 
 def test_an_unknown_model_is_refused(daemon):
@@ -158,7 +157,7 @@ def test_why_a_replica_died_is_told(daemon, wait_until):
     daemon.ask("bye", fault="exit")
     wait_until(lambda: daemon.model().replicas[0].last_exit)
     assert daemon.model().replicas[0].last_exit == "exited with code 41"
-    shown = command(daemon, "status").stdout.decode()
+    shown = daemon.command("status").stdout.decode()
     assert "exited with code 41" in shown
 
 
@@ -273,21 +272,21 @@ def test_reload_and_scale_lose_no_request(daemon, wait_until):
     (first,) = daemon.pids()
     thread, done = in_thread(daemon.ask, "in flight", delay_ms=1500, client=SupervisorClient(daemon.endpoint))
     wait_until(lambda: daemon.executions()["in flight"])
-    assert command(daemon, "reload", "echo").returncode == 0
+    assert daemon.command("reload", "echo").returncode == 0
     wait_until(lambda: not alive(first))
     thread.join(10)
     assert result(done[0]) == "in flight"
     assert daemon.executions()["in flight"] == 1
-    assert command(daemon, "scale", "echo", "3").returncode == 0
+    assert daemon.command("scale", "echo", "3").returncode == 0
     wait_until(lambda: daemon.ready(3))
-    assert command(daemon, "scale", "echo", "1").returncode == 0
+    assert daemon.command("scale", "echo", "1").returncode == 0
     wait_until(lambda: len(daemon.pids()) == 1)
 
 
 def test_drain_answers_what_was_accepted_and_refuses_what_comes(daemon, wait_until):
     thread, done = in_thread(daemon.ask, "accepted", delay_ms=800, client=SupervisorClient(daemon.endpoint))
     wait_until(lambda: daemon.executions()["accepted"])
-    assert command(daemon, "drain").returncode == 0
+    assert daemon.command("drain").returncode == 0
     with pytest.raises(RequestError) as refused:
         daemon.ask("late")
     assert refused.value.code is ErrorCode.DRAINING
@@ -314,7 +313,7 @@ def test_an_operator_verb_on_the_inference_socket_is_garbage(daemon):
 
 
 def test_check_config_says_what_would_be_served(daemon):
-    done = command(daemon, "check-config")
+    done = daemon.command("check-config")
     assert (done.returncode, b"POST /echo" in done.stdout) == (0, True)
 
 
@@ -326,8 +325,8 @@ def test_a_call_waits_for_a_model_that_is_loading(spawn, short_dir, wait_until):
 
 def test_tcp_beyond_loopback_needs_keys_and_works_with_them(spawn, short_dir, wait_until):
     bare = Daemon(spawn, short_dir, echo(), SUPERVISOR_ENDPOINT="tcp://192.0.2.1:5555")
-    assert b"SUPERVISOR_CURVE_KEYS" in command(bare, "run").stderr
-    made = command(Daemon(spawn, short_dir, echo()), "keys", str(short_dir / "keys"))
+    assert b"SUPERVISOR_CURVE_KEYS" in bare.command("run").stderr
+    made = Daemon(spawn, short_dir, echo()).command("keys", str(short_dir / "keys"))
     assert made.returncode == 0
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -397,7 +396,7 @@ def test_reload_serves_the_model_file_as_it_is_now(spawn, short_dir, wait_until)
 
     assert version() == 1
     path.write_text(text.format(2), encoding="utf-8")
-    assert command(daemon, "reload", "changing").returncode == 0
+    assert daemon.command("reload", "changing").returncode == 0
     wait_until(lambda: version() == 2)
     assert daemon.model().file_hash == hashlib.sha256(path.read_bytes()).hexdigest() != before
 
@@ -407,7 +406,7 @@ def test_a_supervisor_that_stops_starts_nothing_any_more(daemon, wait_until):
     wait_until(lambda: daemon.executions()["last"])
     kill(daemon.child.pid, signal.SIGTERM)
     wait_until(lambda: daemon.status().draining)
-    refused = command(daemon, "reload")
+    refused = daemon.command("reload")
     assert (refused.returncode, b"stops" in refused.stdout) == (1, True)
     thread.join(10)
     assert (result(done[0]), daemon.child.wait()) == ("last", 0)

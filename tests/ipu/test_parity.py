@@ -181,5 +181,5 @@ def test_rows_of_another_shape_are_refused_before_they_reach_the_device(serve, s
 
 def test_another_search_than_the_compiled_one_is_refused(serve):
     engine = serve(summarization, "bart", num_beams=3, max_new_tokens=20).engine
-    with pytest.raises(ValueError, match="not for {'num_beams': 4}"):
+    with pytest.raises(ValueError, match=r"not for {'num_beams': 4}"):
         engine.generate({}, num_beams=4)
