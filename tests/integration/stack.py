@@ -6,7 +6,7 @@ import os
 import pathlib
 import socket
 import sys
-from typing import Any, Callable, Dict, List, NamedTuple
+from typing import Any, Callable, Dict, List, NamedTuple, TypeVar
 
 from tests.integration.harness import ROOT, Daemon
 
@@ -17,6 +17,9 @@ class Answer(NamedTuple):
     status: int
     headers: Dict[str, str]
     body: Any
+
+
+Self = TypeVar("Self", bound="Stack")
 
 
 class Stack:
@@ -35,7 +38,7 @@ class Stack:
         settings = {"SERVER_PORT": str(self.port), "SERVER_BIND": "127.0.0.1", "SERVER_NUM_WORKERS": "2", **env}
         self.daemon = Daemon(spawn, folder, models, **settings)
 
-    def start(self) -> "Stack":
+    def start(self: Self) -> Self:
         """Start both halves."""
         self.daemon.start()
         args = [self.web_python, "-m", "gunicorn", "-c", "service/gunicorn_conf.py", "service.wsgi:app"]

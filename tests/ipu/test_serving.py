@@ -3,6 +3,7 @@
 import pathlib
 import random
 from concurrent.futures import ThreadPoolExecutor
+from typing import Set, Tuple
 
 import pytest
 
@@ -57,7 +58,7 @@ def ask(stack, number):
 @pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_mixed_traffic_is_answered_and_nothing_is_ever_compiled_again(stack, wait_until):
-    seen = set()
+    seen: Set[Tuple[str, str]] = set()
 
     def ready():
         seen.update((name, state) for name in BATCHES for state in states(stack, name))
