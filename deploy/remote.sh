@@ -3,7 +3,7 @@
 #
 # usage: deploy/remote.sh COMMAND
 #   setup [OPTION...]   prepare the host (deploy/systemd/install.sh with its options); needs full sudo there
-#   deploy              serve the commit that is checked out; prepares the host first where that was not done
+#   deploy              serve the commit that is checked out; prepares the host first if it may
 #   rollback            serve the release before
 #   apply, start, stop, status, logs   see `sudo model-server --help` on the host
 #
@@ -83,10 +83,12 @@ setup() {
         sudo -n \$d/deploy/systemd/install.sh ${*@Q}" <"$private/release.tar.gz"
 }
 
+# Whoever may do everything on the host also keeps its units up to date; for others an administrator does.
 deploy() {
-    if ! on_host 'test -x /usr/local/sbin/model-server'; then
-        echo "preparing the host"
+    if on_host 'sudo -n true' 2>/dev/null; then
         setup --deploy-user "$DEPLOY_USER"
+    elif ! on_host 'test -x /usr/local/sbin/model-server'; then
+        fail "this host is not prepared, and $DEPLOY_USER may not do it: let an administrator run \`remote.sh setup\`"
     fi
     on_host "sudo -n /usr/local/sbin/model-server deploy $commit $checksum" <"$private/release.tar.gz"
 }

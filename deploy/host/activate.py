@@ -18,7 +18,7 @@ WEB_LIMIT_S = 60.0
 #: Lines of the journal that explain a model that did not get ready.
 EXPLAINING_LINES = 20
 #: What can go wrong on the way to a server that is ready.
-FAILURES = (NotReady, units.UnitFailed, subprocess.CalledProcessError)
+FAILURES = (NotReady, units.UnitFailed, subprocess.CalledProcessError, OSError)
 Say = Callable[[str], None]
 
 
@@ -29,6 +29,8 @@ class Facts:
     address: str
     wait_s: float
     demo: bool
+    #: The hashes of the model files, also of those outside the release.
+    model_files: Sequence[str]
     #: The names that the supervisor does not read.
     web_only: Sequence[str]
 
@@ -138,6 +140,7 @@ class Activation:
             releases.content(release / "ipu_supervisor"),
             str((release / ".venv-supervisor").resolve()),
             units.systemctl("cat", units.SUPERVISOR),
+            *facts.model_files,
             *(line for line in settings if line.partition("=")[0].strip() not in facts.web_only),
         ]
         return hashlib.sha256("\0".join(parts).encode()).hexdigest()

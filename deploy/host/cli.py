@@ -42,6 +42,9 @@ def say(text: str) -> None:
 def deploy(layout: Layout, given: argparse.Namespace) -> None:
     """Take a release from stdin and serve it."""
     release = releases.receive(layout, given.commit, given.checksum, sys.stdin.buffer)
+    old = units.outdated(release)
+    if old:
+        say("NOTE: an administrator should run `deploy/remote.sh setup`: not as in this release: " + ", ".join(old))
     _activation(layout).deploy(release)
 
 

@@ -10,8 +10,10 @@ from dataclasses import dataclass
 HOST_SETTINGS = pathlib.Path("/etc/model-server/host.conf")
 #: The settings of both halves: systemd reads it, nothing else does.
 ENVIRONMENT = pathlib.Path("/etc/model-server/env")
+#: Where install.sh puts the units, and this program.
+UNITS, LIBRARY = pathlib.Path("/etc/systemd/system"), pathlib.Path("/usr/local/lib/model-server")
 #: The drop-in that gives the port's socket its address.
-LISTEN = pathlib.Path("/etc/systemd/system/model-server-http.socket.d/listen.conf")
+LISTEN = UNITS / "model-server-http.socket.d/listen.conf"
 
 
 @dataclass(frozen=True)

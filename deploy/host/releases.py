@@ -20,6 +20,8 @@ NAME = re.compile(r"[0-9a-f]{40}\Z")
 CHECKSUM = re.compile(r"[0-9a-f]{64}\Z")
 #: Largest archive that is taken, bytes (chosen: a release is a few MB).
 MAX_ARCHIVE_BYTES = 256 * 1024 * 1024
+#: Folders of releases that are on their way begin so; one that is there was left by a deployment that was killed.
+INCOMING = "incoming-"
 #: How many releases stay, the current one included.
 KEPT = 3
 #: In a release: the hash of its content as it was unpacked. Written last, so a folder without it is no release.
@@ -35,7 +37,9 @@ def receive(layout: Layout, name: str, checksum: str, stream: IO[bytes]) -> path
     if not NAME.match(name) or not CHECKSUM.match(checksum):
         raise Refused("a release is named by its commit (40 hexadecimal digits) and has a SHA-256 checksum")
     release = layout.releases / name
-    with tempfile.TemporaryDirectory(dir=layout.root) as scratch:
+    for left in layout.root.glob(INCOMING + "*"):
+        shutil.rmtree(left)
+    with tempfile.TemporaryDirectory(prefix=INCOMING, dir=layout.root) as scratch:
         archive = pathlib.Path(scratch) / "release.tar.gz"
         found = _store(stream, archive)
         if found != checksum:

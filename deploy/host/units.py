@@ -7,7 +7,7 @@ import pathlib
 import subprocess
 from collections.abc import Sequence
 
-from deploy.host.layout import ENVIRONMENT, LISTEN
+from deploy.host.layout import ENVIRONMENT, LIBRARY, LISTEN, UNITS
 
 TARGET, SUPERVISOR = "model-server.target", "model-server-supervisor.service"
 PORT = "model-server-http.socket"
@@ -84,6 +84,15 @@ def listen(address: str) -> None:
     systemctl("daemon-reload")
     if state(PORT) == "active":
         systemctl("stop", web(MAIN), PORT)
+
+
+def outdated(release: pathlib.Path) -> list[str]:
+    """Return what install.sh would put here otherwise than it is: deployments change no unit and no command of root."""
+    places = {path: UNITS / path.name for path in (release / "deploy/systemd").glob("model-server*")}
+    for path in [*(release / "deploy/host").glob("*.py"), release / "deploy/scripts/wait_ready.py"]:
+        places[path] = LIBRARY / path.relative_to(release)
+    changed = [place for path, place in places.items() if not place.exists() or place.read_bytes() != path.read_bytes()]
+    return sorted(str(place) for place in changed)
 
 
 def run_as(half: str, release: pathlib.Path, command: Sequence[str], terminal: bool = False) -> str:

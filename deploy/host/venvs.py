@@ -9,7 +9,7 @@ import shutil
 import subprocess
 from collections.abc import Callable, Sequence
 
-from deploy.host.layout import Layout
+from deploy.host.layout import HOST_SETTINGS, Layout
 
 #: Written into an environment when everything is installed.
 STAMP = ".complete"
@@ -19,9 +19,15 @@ Say = Callable[[str], None]
 
 
 def provide(layout: Layout, release: pathlib.Path, half: str, locks: Sequence[str], python: str, say: Say) -> None:
-    """Link `.venv-HALF` in a release to an environment with its locks installed, in their order."""
+    """Link `.venv-HALF` in a release to an environment with its locks installed, in their order.
+
+    Raises `OSError` and `CalledProcessError` when there is no such Python, or a package cannot be had.
+    """
     files = [release / "requirements" / lock for lock in locks]
-    digest = hashlib.sha256(os.path.realpath(shutil.which(python) or python).encode())
+    found = shutil.which(python)
+    if found is None:
+        raise FileNotFoundError("there is no {} here: install it, or name another in {}".format(python, HOST_SETTINGS))
+    digest = hashlib.sha256(os.path.realpath(found).encode())
     for file in files:
         digest.update(file.read_bytes())
     venv = layout.venvs / "{}-{}".format(half, digest.hexdigest()[:16])

@@ -28,6 +28,7 @@ def main() -> int:
         "address": settings.address(),
         "wait_s": float(environ.get("SERVER_WAIT_TIMEOUT") or DEFAULT_WAIT_S),
         "demo": settings.config.checkpoints in ("demo", "auto"),
+        "model_files": [model.file.sha256 for model in settings.config.models],
         "web_only": [*WebEnvironmentSchema().fields, "SERVER_WAIT_TIMEOUT", "COMPOSE_PROJECT_NAME"],
     }
     print(json.dumps(facts))

@@ -36,7 +36,7 @@ done
 systemctl daemon-reload
 systemctl reset-failed 'model-server*' 2>/dev/null || true
 
-rm -rf "$releases/releases" "$releases/venvs"
+rm -rf "$releases/releases" "$releases/venvs" "$releases"/incoming-*
 rm -f "$releases"/{current,previous,supervisor.started,lock}
 rmdir "$releases" 2>/dev/null || true
 

@@ -115,7 +115,7 @@ def served(site):
 
 def test_an_empty_host_serves_after_one_run_of_the_workflow(site):
     assert not site.first.failed, site.first.output
-    assert "preparing the host" in site.first.output
+    assert "installed; settings are in /etc/model-server/env" in site.first.output
     assert site.first.used == ["actions/checkout@3d3c42e5aac5ba805825da76410c181273ba90b1"]
 
 

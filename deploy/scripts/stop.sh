@@ -1,0 +1,8 @@
+#!/usr/bin/env bash
+# Stops both halves that docker compose started, and removes their containers and networks. What was accepted is answered
+# first. Volumes stay: downloaded checkpoints, and executables that were compiled.
+# usage: stop.sh [OPTION OF docker compose down...]
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/../.."
+
+exec docker compose down "$@"

@@ -1,0 +1,143 @@
+"""Release folders on a host: what is unpacked, what is refused, what is switched, what is removed."""
+
+import hashlib
+import io
+import os
+import pathlib
+import tarfile
+
+import pytest
+
+from deploy.host import releases
+from deploy.host.layout import HostSettings, Layout
+from deploy.host.releases import Refused
+
+COMMIT, OTHER = "a" * 40, "b" * 40
+
+
+@pytest.fixture
+def layout(tmp_path):
+    layout = Layout(tmp_path / "root")
+    for folder in (layout.root, layout.releases, layout.venvs):
+        folder.mkdir()
+    return layout
+
+
+def archive(compression=9, **files):
+    stream = io.BytesIO()
+    with tarfile.open(fileobj=stream, mode="w:gz", compresslevel=compression) as tar:
+        for name, text in files.items():
+            about = tarfile.TarInfo("service/" + name)
+            about.size, about.mode, about.uid = len(text), 0o664, 1234
+            tar.addfile(about, io.BytesIO(text.encode()))
+    return stream.getvalue()
+
+
+def receive(layout, name, data, checksum=None):
+    return releases.receive(layout, name, checksum or hashlib.sha256(data).hexdigest(), io.BytesIO(data))
+
+
+def test_a_release_is_unpacked_and_belongs_to_whoever_unpacks_it(layout):
+    release = receive(layout, COMMIT, archive(app="1"))
+    file = release / "service/app"
+    assert (release, file.read_text(encoding="utf-8")) == (layout.releases / COMMIT, "1")
+    assert (file.stat().st_uid, file.stat().st_mode & 0o022) == (os.getuid(), 0)
+
+
+def test_another_checksum_than_the_announced_one_unpacks_nothing(layout):
+    with pytest.raises(Refused, match="nothing was unpacked"):
+        receive(layout, COMMIT, archive(app="1"), "0" * 64)
+    assert list(layout.releases.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "checksum"), [("../" + "a" * 37, "0" * 64), (COMMIT + "\n", "0" * 64), (COMMIT, "0" * 63 + "G")]
+)
+def test_a_name_or_checksum_of_another_form_is_refused(layout, name, checksum):
+    with pytest.raises(Refused, match="40 hexadecimal digits"):
+        receive(layout, name, archive(app="1"), checksum)
+
+
+def test_an_archive_without_end_is_refused(layout, monkeypatch):
+    monkeypatch.setattr(releases, "MAX_ARCHIVE_BYTES", 10)
+    with pytest.raises(Refused, match="more than 10 bytes"):
+        receive(layout, COMMIT, archive(app="1"))
+
+
+def test_the_same_content_packed_otherwise_is_the_same_release(layout):
+    first = receive(layout, COMMIT, archive(app="1"))
+    marker = first / "installed"
+    marker.touch()
+    assert receive(layout, COMMIT, archive(compression=1, app="1")) == first
+    assert marker.exists()
+
+
+def test_another_content_under_the_same_name_is_refused(layout):
+    release = receive(layout, COMMIT, archive(app="1"))
+    with pytest.raises(Refused, match="another content"):
+        receive(layout, COMMIT, archive(app="2"))
+    assert (release / "service/app").read_text(encoding="utf-8") == "1"
+
+
+def test_what_an_interrupted_deployment_left_is_replaced(layout):
+    (layout.releases / COMMIT / "half").mkdir(parents=True)
+    (layout.root / "incoming-old").mkdir()
+    release = receive(layout, COMMIT, archive(app="1"))
+    assert not (release / "half").exists()
+    assert not (layout.root / "incoming-old").exists()
+
+
+def test_a_link_points_to_a_release_or_to_none(layout):
+    assert releases.pointed(layout.current) is None
+    for name in (COMMIT, OTHER):
+        releases.point(layout.current, receive(layout, name, archive(app=name)))
+        assert releases.pointed(layout.current) == (layout.releases / name).resolve()
+    assert os.readlink(str(layout.current)) == "releases/" + OTHER
+
+
+def test_content_is_names_and_bytes_without_compiled_files(layout):
+    release = receive(layout, COMMIT, archive(app="1"))
+    before = releases.content(release / "service")
+    (release / "service/__pycache__").mkdir()
+    (release / "service/__pycache__/app.pyc").touch()
+    assert releases.content(release / "service") == before
+    (release / "service/app").rename(release / "service/other")
+    assert releases.content(release / "service") != before
+
+
+def stamped(layout, names):
+    made = [receive(layout, name * 40, archive(app=name)) for name in names]
+    for age, release in enumerate(made):
+        os.utime(str(release / releases.STAMP), (1000 + age, 1000 + age))
+    return made
+
+
+def test_the_newest_three_releases_stay(layout):
+    stamped(layout, "12345")
+    assert releases.prune(layout, [None]) == ["1" * 40, "2" * 40]
+    assert sorted(path.name[0] for path in layout.releases.iterdir()) == ["3", "4", "5"]
+
+
+def test_an_old_release_stays_while_it_is_used(layout):
+    made = stamped(layout, "12345")
+    releases.prune(layout, [made[0], made[4], None])
+    assert sorted(path.name[0] for path in layout.releases.iterdir()) == ["1", "4", "5"]
+
+
+def test_an_environment_goes_with_its_last_release(layout):
+    made = stamped(layout, "1234")
+    for release, venv in zip(made, ("web-old", "web-new", "web-new", "web-new")):
+        (layout.venvs / venv).mkdir(exist_ok=True)
+        (release / ".venv-web").symlink_to(layout.venvs / venv)
+    releases.prune(layout, [])
+    assert [path.name for path in layout.venvs.iterdir()] == ["web-new"]
+
+
+def test_host_settings_are_lines_and_absent_ones_have_defaults(tmp_path):
+    path = tmp_path / "host.conf"
+    assert HostSettings.read(path) == HostSettings("python3.11", "")
+    path.write_text(
+        "# PYTHON=python2\nPYTHON = /opt/python/bin/python3.11\n\nSUPERVISOR_VENV=/opt/sdk\n", encoding="utf-8"
+    )
+    assert HostSettings.read(path) == HostSettings("/opt/python/bin/python3.11", "/opt/sdk")
+    assert HostSettings.read(pathlib.Path("/nonexistent")) == HostSettings()
