@@ -244,6 +244,9 @@ def checked(schema: Schema, values: Mapping[str, Any], faults: List[str], prefix
         messages = error.normalized_messages()
     faults += ["{}{}: {}".format(prefix, name, _flat(message)) for name, message in messages.items()]
     good = {name: value for name, value in values.items() if name not in messages}
+    for name, message in messages.items():
+        if isinstance(schema.fields.get(name), fields.Nested) and isinstance(values[name], dict):
+            good[name] = {inner: value for inner, value in values[name].items() if inner not in message}
     defaults = {name: field.load_default for name, field in schema.fields.items() if not field.required}
     defaults = {name: value() if callable(value) else value for name, value in defaults.items()}
     return {**defaults, **schema.load(good, partial=True)}

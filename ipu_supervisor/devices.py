@@ -1,5 +1,6 @@
 """What devices this machine has, what the configured models need, and what each device means for batching."""
 
+import contextlib
 import os
 import pathlib
 import re
@@ -9,7 +10,6 @@ from typing import Any, Dict, List, Mapping, Optional
 from ipu_supervisor import layout
 from ipu_supervisor.config import EXIT_CONFIG, EXIT_DEVICES, Config, ConfigError, ModelConfig
 from ipu_supervisor.core.batching import SINGLY, Cost, filling
-from ipu_supervisor.engines.hub import Hub
 
 #: Largest batch on a GPU when none is set (chosen: fits any common card with sequences of 512 tokens).
 CUDA_BATCH = 32
@@ -22,7 +22,9 @@ def check(config: Config, environ: Mapping[str, str]) -> None:
     wanting = [model for model in config.models if model.device == "cuda"] if not cuda_count() else []
     missing = ["{}: device cuda, but this machine has no GPU".format(model.name) for model in wanting]
     missing += _ipu_faults(config, environ)
-    wrong = [fault for model in config.models if model.device == "ipu" for fault in _layout_faults(model, config)]
+    wrong = [
+        fault for model in config.models if model.device == "ipu" for fault in _layout_faults(model, config, environ)
+    ]
     if wrong or missing:
         raise ConfigError(wrong + missing, EXIT_CONFIG if wrong else EXIT_DEVICES)
 
@@ -48,24 +50,32 @@ def _ipu_faults(config: Config, environ: Mapping[str, str]) -> List[str]:
     return ["this machine has {} IPUs, but {}".format(count, ", ".join(each))]
 
 
-def _layout_faults(model: ModelConfig, config: Config) -> List[str]:
+def _layout_faults(model: ModelConfig, config: Config, environ: Mapping[str, str]) -> List[str]:
     """Return what is wrong with a model's layout, where its checkpoint is at hand; a replica checks the others."""
     if config.checkpoints == "demo" and model.task:
         return ["{}: the demo's checkpoints have no layout for IPUs; set CHECKPOINTS=hub".format(model.name)]
-    found = _configuration(model) if model.task else None
+    found = _configuration(model, environ) if model.task else None
     faults = layout.layer_faults(model.ipu, found, model.task) if found is not None else []
     return ["{}: {}".format(model.name, fault) for fault in faults]
 
 
-def _configuration(model: ModelConfig) -> Optional[Dict[str, Any]]:
+def _configuration(model: ModelConfig, environ: Mapping[str, str]) -> Optional[Dict[str, Any]]:
     """Return the `config.json` of a model's checkpoint: of the named folder, or of the copy in the hub's cache."""
-    if pathlib.Path(model.checkpoint).is_dir():
-        return layout.configuration(pathlib.Path(model.checkpoint))
-    try:
-        folder = Hub().cached(model.checkpoint, model.revision)
-    except ImportError:
-        return None
-    return layout.configuration(pathlib.Path(folder)) if folder else None
+    folder = pathlib.Path(model.checkpoint)
+    return layout.configuration(folder if folder.is_dir() else cached(model.checkpoint, model.revision, environ))
+
+
+def cached(checkpoint: str, revision: str, environ: Mapping[str, str]) -> pathlib.Path:
+    """Return where the hub's cache has a checkpoint, if it has it.
+
+    The cache's layout is documented by huggingface_hub, whose import costs a second and 20 MB of every supervisor.
+    """
+    home = environ.get("HF_HOME") or os.path.join(environ.get("XDG_CACHE_HOME") or "~/.cache", "huggingface")
+    root = pathlib.Path(os.path.expanduser(environ.get("HF_HUB_CACHE") or os.path.join(home, "hub")))
+    folder = root / "models--{}".format(checkpoint.replace("/", "--"))
+    with contextlib.suppress(OSError, ValueError):  # a commit names its folder itself
+        revision = (folder / "refs" / revision).read_text(encoding="ascii").strip()
+    return folder / "snapshots" / revision
 
 
 def cuda_count() -> int:

@@ -12,7 +12,7 @@ import pytest
 
 ROOT = pathlib.Path(__file__).parents[2]
 #: What neither half may load: only replicas compute.
-HEAVY = {"torch", "transformers", "tokenizers", "numpy", "safetensors", "huggingface_hub"}
+HEAVY = {"torch", "transformers", "tokenizers", "numpy", "safetensors", "huggingface_hub", "poptorch", "optimum"}
 WEB = {"flask", "werkzeug", "gunicorn", "service"}
 #: Modules that `protocol.client` may add to a bare interpreter (measured: 160 on Python 3.11, most of them pyzmq's).
 CLIENT_MODULES = 260

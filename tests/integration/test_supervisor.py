@@ -8,6 +8,7 @@ import socket
 import stat
 import threading
 import time
+from typing import Any, List
 
 import msgspec
 import pytest
@@ -102,10 +103,41 @@ def test_a_bad_model_file_stops_the_start_with_a_code_of_its_own(short_dir, spaw
 
 
 def test_too_few_devices_stop_the_start(short_dir, spawn):
-    models = [{"model": "question_answering", "device": "ipu", "replicas": 3}, {"model": "embeddings", "device": "ipu"}]
+    models: List[Any] = [
+        {"model": "question_answering", "device": "ipu", "replicas": 3},
+        {"model": "embeddings", "device": "ipu"},
+    ]
     done = Daemon(spawn, short_dir, models, SUPERVISOR_IPUS="2").command("run")
     assert done.returncode == 69
     assert b"has 2 IPUs, but question_answering needs 3 (3 replica(s) x 1), embeddings needs 1" in done.stderr
+
+
+def test_every_wrong_ipu_setting_is_named_at_the_start_with_its_rule_and_the_fix(short_dir, spawn):
+    (short_dir / "config.json").write_text('{"model_type": "bart", "encoder_layers": 12, "decoder_layers": 12}')
+    models: List[Any] = [
+        {"model": "question_answering", "device": "ipu", "max_batch_size": 8, "ipu": {"ipus": 3, "batch_size": 4}},
+        {
+            "model": "summarization",
+            "device": "ipu",
+            "ipu": {"ipus": 1, "inference_parallelize_kwargs": {"num_beams": 4}},
+        },
+    ]
+    done = Daemon(spawn, short_dir, models).command("check-config")
+    told = done.stderr.decode()
+    assert done.returncode == 78
+    assert "[0].ipu: ipus: Must be a power of two (IPUs are acquired in such groups): 4 would hold 3" in told
+    assert "[0].max_batch_size: 8, but the program is compiled for ipu.batch_size x ipu.replication = 4" in told
+    assert "[1].ipu.ipus: 1, but encoder and decoder each need IPUs of their own; set 2 or more" in told
+    assert "num_beams: 4, but the program is compiled for options.num_beams = 3" in told
+
+    models = [
+        {"model": "summarization", "device": "ipu", "checkpoint": str(short_dir), "ipu": {"layers_per_ipu": [12, 11]}}
+    ]
+    done = Daemon(spawn, short_dir, models, SUPERVISOR_IPUS="4").command("check-config")
+    assert (done.returncode, b"[12, 11] adds up to 23, but the checkpoint has 12 + 12 layers" in done.stderr) == (
+        78,
+        True,
+    )
 
 
 def test_ipus_that_cannot_be_counted_stop_the_start(short_dir, spawn):
