@@ -37,11 +37,13 @@ def cache_folder() -> pathlib.Path:
     return pathlib.Path(chosen) if chosen else cache / "ipu-model-server-deploy-tests"
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass
 class Engine:
     """The engine of one folder."""
 
     folder: pathlib.Path
+    #: The daemon, where this process started it.
+    daemon: "subprocess.Popen[bytes] | None" = None
 
     @property
     def environ(self) -> dict[str, str]:
@@ -75,15 +77,17 @@ class Engine:
         if self.runs():
             return
         with (self.folder / "dockerd.log").open("wb") as log:
-            daemon = subprocess.Popen(
-                self._daemon(),
+            self.daemon = subprocess.Popen(
+                self._command(),
                 env={**os.environ, **self.environ},
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
             )
-        if not _true_within(ANSWER_LIMIT_S, lambda: self.runs() or daemon.poll() is not None) or not self.runs():
+        daemon = self.daemon
+        _true_within(ANSWER_LIMIT_S, lambda: self.runs() or daemon.poll() is not None)
+        if not self.runs():
             daemon.kill()
             daemon.wait()
             raise Unavailable("the daemon does not start:\n" + self.log()[-2000:])
@@ -93,8 +97,8 @@ class Engine:
         with contextlib.suppress(FileNotFoundError, ProcessLookupError, ValueError):
             pid = int((self.folder / "dockerd.pid").read_text())
             os.kill(pid, signal.SIGTERM)
-            with contextlib.suppress(ChildProcessError):
-                os.waitpid(pid, 0)
+            if self.daemon is not None and self.daemon.pid == pid:
+                self.daemon.wait(STOP_LIMIT_S)
             _true_within(STOP_LIMIT_S, lambda: not pathlib.Path(f"/proc/{pid}").exists())
         for mount in _mounts_below(self.folder):
             subprocess.run(["umount", mount], check=False)
@@ -105,7 +109,7 @@ class Engine:
         """Return what the daemon logged."""
         return (self.folder / "dockerd.log").read_text(encoding="utf-8", errors="replace")
 
-    def _daemon(self) -> list[str]:
+    def _command(self) -> list[str]:
         """Return the daemon's command line, after writing its settings."""
         settings = {
             "data-root": str(self.folder / "data"),

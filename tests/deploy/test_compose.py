@@ -1,0 +1,261 @@
+"""Both halves as containers, built from the work tree and run by docker compose, nginx with TLS in front.
+
+Every test begins with everything ready, whatever the test before it did.
+"""
+
+import json
+import pathlib
+import time
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from ipu_supervisor.config import EnvironmentSchema
+from service.settings import WebEnvironmentSchema
+from tests.conftest import wait_until
+from tests.deploy.compose_stack import SECRET, Stack
+from tests.deploy.engine import CommandFailed, Engine
+from tests.deploy.vm import ROOT, clone
+from tests.integration.harness import Load
+
+pytestmark = pytest.mark.timeout(900)
+
+QUESTION = {"context": "My name is Clara and I live in Berkeley.", "question": "Where do I live?"}
+#: Longest wait for everything to be ready, seconds (loading takes 5 s on an idle machine).
+READY_LIMIT_S = 120
+#: Most that the service image may weigh above its base, bytes.
+SERVICE_BYTES = 200_000_000
+SERVICES = ("service", "supervisor", "nginx")
+#: Settings that the containers fix otherwise, and those that only the supervisor reads.
+NOT_IN_CONTAINERS = {"SUPERVISOR_RUN_DIR", "SUPERVISOR_CURVE_KEYS"}
+ONLY_SUPERVISOR = {"SUPERVISOR_IPUS", "POPTORCH_CACHE_DIR"}
+
+
+@pytest.fixture(scope="module")
+def composed(
+    engine: Engine, tmp_path_factory: pytest.TempPathFactory, measured: Callable[[str], None]
+) -> Iterator[Stack]:
+    """The containers of a copy of the work tree, up as a user brings them up; afterwards nothing of them is left."""
+    folder = tmp_path_factory.mktemp("stack")
+    stack = Stack(engine, clone(tmp_path_factory.mktemp("tree")), folder)
+    try:
+        began = time.monotonic()
+        stack.compose("build")
+        built = time.monotonic()
+        stack.compose("up", "--detach", "--wait")
+        stack.ready_after_up = stack.ready()
+        measured(f"compose: build {built - began:.1f} s, up --wait {time.monotonic() - built:.1f} s")
+        yield stack
+    finally:
+        stack.remove()
+    assert stack.left() == {}
+
+
+@pytest.fixture
+def stack(composed: Stack) -> Stack:
+    """The same, ready."""
+    wait_until(composed.ready, READY_LIMIT_S, "everything is ready")
+    return composed
+
+
+def ask(stack: Stack, text: str) -> str:
+    """Ask both models through nginx and return what echo said; raise what was not an answer."""
+    for path, body in (("/qa", {**QUESTION, "context": f"{text}. {QUESTION['context']}"}), ("/echo", {"text": text})):
+        status, answer = stack.request(path, body, X_Request_Timeout="30")
+        if status != 200:
+            raise RuntimeError(f"{path}: {status} {answer}")
+    return str(answer["results"])
+
+
+# ---- answers ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_question_is_answered_through_nginx_with_tls(stack):
+    status, answer = stack.request("/qa", QUESTION)
+    assert (status, answer["results"]) == (200, "Berkeley")
+
+
+def test_up_waits_until_every_model_can_be_asked(stack):
+    assert stack.ready_after_up
+
+
+def test_the_web_half_is_up_and_tells_progress_while_models_load(stack):
+    stack.compose("stop", "supervisor")
+    assert stack.status("/health/startup") == 200
+    stack.compose("start", "supervisor")
+    seen = []
+
+    def ready():
+        status, answer = stack.request("/health/readiness")
+        seen.append((stack.status("/health/startup"), status, json.dumps(answer)))
+        return status == 200
+
+    wait_until(ready, READY_LIMIT_S)
+    assert {startup for startup, _, _ in seen} == {200}
+    assert {status for _, status, _ in seen} == {200, 503}
+    assert any("LOADING" in answer or "loading" in answer for _, _, answer in seen), seen
+
+
+def test_what_nginx_refuses_has_the_shape_of_every_error(stack):
+    status, answer = stack.request("/qa", {**QUESTION, "context": "x" * 1_100_000})
+    assert (status, answer["error"]["code"]) == (413, "BODY_TOO_LARGE")
+    assert set(answer["error"]) == {"code", "message", "request_id"}
+
+
+# ---- who the client is -----------------------------------------------------------------------------------------------
+
+
+def test_what_a_client_says_of_itself_is_not_believed(stack):
+    name = f"spoof-{time.monotonic_ns()}"
+    stack.request("/health/startup", X_Request_ID=name, X_Forwarded_For="6.6.6.6", X_Forwarded_Host="evil.example")
+    (line,) = [line for line in stack.logs("service") if name in line]
+    assert json.loads(line)["client"] == stack.inspect(
+        "nginx", "{{range .NetworkSettings.Networks}}{{.Gateway}}{{end}}"
+    )
+
+
+def test_the_web_half_behind_nginx_has_no_port_of_its_own(stack):
+    assert stack.inspect("service", "{{json .NetworkSettings.Ports}}") == '{"8100/tcp":null}'
+
+
+def test_without_nginx_the_port_is_open_to_this_machine_only(stack):
+    plain = json.loads(
+        stack.engine.docker("compose", "-f", "compose.yaml", "config", "--format", "json", cwd=stack.tree)
+    )
+    assert [(port["host_ip"], port["published"]) for port in plain["services"]["service"]["ports"]] == [
+        ("127.0.0.1", "8100")
+    ]
+
+
+# ---- deaths and stops ------------------------------------------------------------------------------------------------
+
+
+def test_a_killed_supervisor_costs_its_clients_time_and_no_error(stack, measured):
+    before = stack.restarts("supervisor")
+    with Load(4, lambda text: ask(stack, text)) as load:
+        load.go_on(wait_until)
+        stack.kill("supervisor")
+        wait_until(lambda: stack.restarts("supervisor") == before + 1, 30, "it is restarted")
+        load.go_on(lambda predicate, what: wait_until(predicate, READY_LIMIT_S, what))
+    assert (load.errors, load.wrong()) == ({}, {})
+    asked, slowest_s = len(load.asked), load.slowest_s
+    measured(f"compose: supervisor killed under 4 clients: {asked} requests, no error, slowest {slowest_s:.1f} s")
+
+
+@pytest.mark.parametrize("service", ["service", "nginx"])
+def test_a_killed_container_is_back_and_the_models_do_not_notice(stack, service, measured):
+    before, models = stack.restarts(service), lives(stack)
+    stack.kill(service)
+    began = time.monotonic()
+    wait_until(lambda: stack.restarts(service) == before + 1, 30, "it is restarted")
+    wait_until(stack.ready, READY_LIMIT_S)
+    measured(f"compose: {service} killed, ready again after {time.monotonic() - began:.1f} s")
+    assert stack.request("/qa", QUESTION)[0] == 200
+    assert lives(stack) == models
+
+
+def test_every_container_stops_when_it_is_told_to(stack):
+    stack.compose("stop")
+    assert {service: stack.inspect(service, "{{.State.ExitCode}}") for service in SERVICES} == dict.fromkeys(
+        SERVICES, "0"
+    )
+    stack.compose("start")
+
+
+def test_a_change_of_the_web_half_touches_no_model(stack, measured):
+    models, old = lives(stack), stack.inspect("service", "{{.Id}}")
+    with (stack.tree / "service/wsgi.py").open("a", encoding="utf-8") as file:
+        file.write("\n#: Changed.\nCHANGED = True\n")
+    began = time.monotonic()
+    stack.compose("up", "--detach", "--build", "--wait")
+    measured(f"compose: a changed web half was built and ready after {time.monotonic() - began:.1f} s")
+    assert stack.inspect("service", "{{.Id}}") != old
+    assert lives(stack) == models
+
+
+def test_down_leaves_nothing_behind(engine, composed, tmp_path):
+    another = Stack(engine, composed.tree, tmp_path, SERVER_MODELS='[{"model": "echo"}]')
+    another.compose("up", "--detach", "--wait")
+    assert set(another.left()) == {"container", "network", "volume"}
+    another.compose("down", "--volumes")
+    assert another.left() == {}
+    another.remove()
+
+
+def lives(stack: Stack) -> list[str]:
+    """Return what changes when the supervisor, or a replica, begins anew."""
+    models = stack.request("/models")[1]["models"]
+    replicas = [f"{replica['replica']} {replica['pid']}" for model in models for replica in model["replicas"]]
+    return [stack.inspect("supervisor", "{{.Id}} {{.State.StartedAt}}"), *replicas]
+
+
+# ---- what is in the images, and what a container may do -------------------------------------------------------------
+
+
+def test_the_service_image_is_small(stack, measured):
+    sizes = {
+        name: int(stack.engine.docker("image", "inspect", "--format", "{{.Size}}", image))
+        for name, image in {
+            "base": stack.environ["PYTHON_IMAGE"],
+            "service": f"{stack.project}-service",
+            "supervisor": f"{stack.project}-supervisor",
+        }.items()
+    }
+    measured(
+        "images: "
+        + ", ".join(f"{name} {(size - sizes['base']) / 1e6:.0f} MB above its base" for name, size in sizes.items())
+    )
+    assert sizes["service"] - sizes["base"] < SERVICE_BYTES
+
+
+@pytest.mark.parametrize("module", ["torch", "numpy", "tokenizers", "transformers", "pip", "ipu_supervisor.engines"])
+def test_the_service_image_holds_nothing_that_computes_or_builds(stack, module):
+    with pytest.raises(CommandFailed, match="ModuleNotFoundError"):
+        stack.execute("service", "python", "-c", f"import {module}")
+
+
+def test_an_image_holds_what_the_allow_list_names_and_no_more(stack):
+    files = {service: set(stack.execute(service, "ls", "-A", "/app").split()) for service in ("service", "supervisor")}
+    assert files == {
+        "service": {"__pycache__", "ipu_supervisor", "ready.py", "service"},
+        "supervisor": {"ipu_supervisor"},
+    }
+
+
+@pytest.mark.parametrize("service", ["service", "supervisor"])
+def test_what_the_builder_knows_is_in_no_layer(stack, service, tmp_path):
+    image = f"{stack.project}-{service}"
+    assert SECRET not in stack.engine.docker("history", "--no-trunc", image)
+    assert SECRET not in stack.engine.docker("image", "inspect", image)
+    with pytest.raises(CommandFailed, match="No such file"):
+        stack.execute(service, "cat", "/etc/pip.conf")
+
+
+@pytest.mark.parametrize(("service", "user"), [("service", "10002"), ("supervisor", "10001"), ("nginx", "10003")])
+def test_a_container_has_no_privilege_and_cannot_write(stack, service, user):
+    assert stack.execute(service, "id", "-u").strip() == user
+    state = dict(line.split(":\t", 1) for line in stack.execute(service, "cat", "/proc/self/status").splitlines())
+    assert (state["CapEff"], state["CapBnd"], state["NoNewPrivs"], state["Seccomp"]) == ("0" * 16, "0" * 16, "1", "2")
+    for place in ("/x", "/usr/x", "/app/x"):
+        with pytest.raises(CommandFailed, match=r"Read-only file system|No such file"):
+            stack.execute(service, "touch", place)
+    stack.execute(service, "touch", "/tmp/x")
+
+
+# ---- the files themselves --------------------------------------------------------------------------------------------
+
+
+def test_the_root_has_the_compose_file_of_the_deployment():
+    assert (ROOT / "compose.yaml").readlink() == pathlib.Path("deploy/compose.yaml")
+
+
+def test_no_certificate_is_in_the_repository():
+    assert not [path for ending in ("pem", "key", "crt") for path in (ROOT / "deploy").rglob(f"*.{ending}")]
+
+
+def test_every_setting_reaches_the_containers_that_read_it(stack):
+    files = ("-f", "compose.yaml", "-f", "deploy/compose.ipu.yaml")
+    told = json.loads(stack.engine.docker("compose", *files, "config", "--format", "json", cwd=stack.tree))["services"]
+    shared, web = (set(schema().fields) - NOT_IN_CONTAINERS for schema in (EnvironmentSchema, WebEnvironmentSchema))
+    assert shared <= set(told["supervisor"]["environment"])
+    assert (shared | web) - ONLY_SUPERVISOR <= set(told["service"]["environment"])
