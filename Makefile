@@ -39,6 +39,10 @@ test-ipu: $(IPU_STAMPS)/torch $(STAMPS)/dev ## the suites of tests/ipu, with the
 test-ipu38: $(STAMPS)/dev ## the same on Python 3.8 with torch 2.0.1, and the supervisor's suites: 2 GB, not part of test
 	$(PYTHON) -m tools.python38_ipu
 
+.PHONY: test-deploy
+test-deploy: $(STAMPS)/dev ## the deployment for real: images, containers, a VM; as root on Debian, else skipped aloud
+	DEPLOY_TESTS=1 $(PYTHON) -m pytest tests/deploy $(TESTS)
+
 check: $(STAMPS)/dev ## style, types, walls between the parts, dependencies
 	$(PYTHON) -m ruff check .
 	$(PYTHON) -m ruff format --check .

@@ -14,8 +14,9 @@ from tests.deploy.engine import Engine, running
 from tests.deploy.engine_programs import Unavailable
 
 WANTED = os.environ.get("DEPLOY_TESTS") == "1"
-#: What the tests measured, shown at the end of the run.
+#: What the tests measured, shown at the end of the run; and the files that were left out.
 _figures: list[str] = []
+_left_out: list[str] = []
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -24,8 +25,11 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_ignore_collect(collection_path: pathlib.Path) -> bool | None:
-    """Leave these suites out unless they are asked for."""
-    return None if WANTED or not collection_path.name.startswith("test_") else True
+    """Leave these suites out unless they are asked for, with DEPLOY_TESTS=1 or by name."""
+    if WANTED or not collection_path.name.startswith("test_"):
+        return None
+    _left_out.append(collection_path.name)
+    return True
 
 
 def pytest_itemcollected(item: pytest.Item) -> None:
@@ -35,8 +39,9 @@ def pytest_itemcollected(item: pytest.Item) -> None:
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """Say what was left out, or what was measured."""
-    if not WANTED:
-        terminalreporter.write_line("NOT RUN: tests/deploy (make test-deploy runs it; it sets DEPLOY_TESTS=1)")
+    if _left_out:
+        names = ", ".join(sorted(_left_out))
+        terminalreporter.write_line(f"NOT RUN: tests/deploy ({names}): make test-deploy runs them, DEPLOY_TESTS=1 too")
     for figure in _figures:
         terminalreporter.write_line(f"measured: {figure}")
 
