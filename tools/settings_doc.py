@@ -9,7 +9,7 @@ from typing import Any
 
 from marshmallow import Schema, fields, missing, validate
 
-from ipu_supervisor import config, layout
+from ipu_supervisor import layout, schemas
 from ipu_supervisor.models import catalog
 from service.settings import WebEnvironmentSchema
 
@@ -66,14 +66,14 @@ What each model file takes under `options`. A file of your own documents itself 
 
 def document() -> str:
     """Return the whole of docs/settings.md."""
-    parts = [HEAD, "\n## Both halves\n\n", *_table(config.EnvironmentSchema()), "\n## The web half\n\n"]
+    parts = [HEAD, "\n## Both halves\n\n", *_table(schemas.EnvironmentSchema()), "\n## The web half\n\n"]
     parts += [
         *_table(WebEnvironmentSchema()),
         "\n## The deployment\n\n",
         "| name | default | meaning |\n| --- | --- | --- |\n",
     ]
     parts += [f"| `{name}` | {default} | {meaning} |\n" for name, (default, meaning) in ELSEWHERE.items()]
-    parts += [MODELS, "\n", *_table(config.EntrySchema()), IPU, *_table(layout.IpuSchema()), OPTIONS]
+    parts += [MODELS, "\n", *_table(schemas.EntrySchema()), IPU, *_table(layout.IpuSchema()), OPTIONS]
     for name, options in _options().items():
         parts += [f"\n### `{name}`\n\n", *_table(options)]
     return "".join(parts)

@@ -6,7 +6,7 @@ import pathlib
 import dotenv
 import pytest
 
-from ipu_supervisor import config
+from ipu_supervisor import schemas
 from service.settings import Settings, WebEnvironmentSchema
 from tools import settings_doc
 
@@ -17,7 +17,7 @@ NAMES = {
     *("POPTORCH_LOG_LEVEL", "SERVER_THREADS", "SERVER_REQUEST_LIMIT_S", "SERVER_MAX_REQUEST_BYTES"),
     *("SUPERVISOR_ENDPOINT", "CHECKPOINTS", "MODELS_PATH", "LOG_LEVEL", "LOG_FORMAT"),
 }
-FIELDS = {**config.EnvironmentSchema().fields, **WebEnvironmentSchema().fields}
+FIELDS = {**schemas.EnvironmentSchema().fields, **WebEnvironmentSchema().fields}
 DOTENV = {name: value or "" for name, value in dotenv.dotenv_values(ROOT / ".env").items()}
 
 
