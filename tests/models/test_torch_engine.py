@@ -49,7 +49,7 @@ def test_the_engine_says_what_it_loaded(engine_for, checkpoints):
     [
         ("question-answering", "encoder", "was not made for question-answering: it lacks the weights qa_outputs"),
         ("summarization", "bert", "cannot be loaded for summarization"),
-        ("translation", "bart", "has no task 'translation'"),
+        ("translation", "bart", "No engine has the task 'translation'"),
     ],
 )
 def test_a_checkpoint_made_for_something_else_is_refused(checkpoints, task, name, fault):
@@ -104,8 +104,18 @@ def test_auto_takes_the_cpu_where_there_is_nothing_else(checkpoints):
 
 
 def test_a_device_without_an_engine_is_refused(checkpoints):
-    with pytest.raises(CheckpointError, match="no engine for the device 'ipu'"):
+    with pytest.raises(CheckpointError, match="no engine for the device 'tpu'"):
+        load.load("sentence-embedding", checkpoints["encoder"], device="tpu")
+
+
+def test_an_ipu_needs_its_libraries(checkpoints):
+    with pytest.raises(CheckpointError, match="needs poptorch and optimum-graphcore"):
         load.load("sentence-embedding", checkpoints["encoder"], device="ipu")
+
+
+def test_the_demo_is_refused_on_an_ipu():
+    with pytest.raises(CheckpointError, match="set CHECKPOINTS=hub"):
+        load.load("sentence-embedding", "", mode="demo", device="ipu")
 
 
 def test_bfloat16_gives_nearly_the_same_vectors(engine_for, checkpoints):
