@@ -115,6 +115,11 @@ class EnvironmentSchema(Schema):
         load_default="~/.cache/model-server/executables",
         metadata={"description": "Folder of compiled IPU programs; nothing is ever removed from it."},
     )
+    POPTORCH_LOG_LEVEL = fields.String(
+        load_default="WARN",
+        validate=validate.OneOf(["TRACE_ALL", "TRACE", "DEBUG", "INFO", "WARN", "ERR", "OFF"]),
+        metadata={"description": "What PopTorch logs on an IPU."},
+    )
     MODELS_PATH = fields.String(
         load_default="", metadata={"description": "Extra folders of model files, separated by `:`; searched first."}
     )

@@ -15,11 +15,10 @@ from service.settings import WebEnvironmentSchema
 
 #: The document.
 PATH = pathlib.Path("docs/settings.md")
-#: Names that no schema reads: only the deployment does, or the IPU's own library.
+#: Names that no schema reads: only the deployment does.
 ELSEWHERE = {
     "COMPOSE_PROJECT_NAME": ("`ipu-model-server`", "Name of the containers, networks and volumes of `docker compose`."),
     "SERVER_WAIT_TIMEOUT": ("`1800`", "How long the deploy scripts wait until every model is ready, seconds."),
-    "POPTORCH_LOG_LEVEL": ("`WARN`", "What PopTorch logs on an IPU: `TRACE`, `DEBUG`, `INFO`, `WARN`, `ERR` or `OFF`."),
 }
 #: What the kinds of fields without choices or a range take; all others take a number.
 KINDS = {
