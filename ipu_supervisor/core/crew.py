@@ -109,7 +109,7 @@ class Crew:
         if self.usable():
             return ""
         states = ", ".join(sorted({replica.state.value for replica in self.places.values()})) or "none wanted"
-        why = ": {} {}".format(self.last_error, self.advice()).rstrip() if self.last_error else ""
+        why = ": " + ". ".join(text for text in (self.last_error, self.advice()) if text) if self.last_error else ""
         return "no usable replica ({}){}".format(states, why)
 
     def advice(self) -> str:
