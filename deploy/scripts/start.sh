@@ -11,9 +11,8 @@ docker compose run --rm --no-deps --no-TTY supervisor python3 -m ipu_supervisor 
 docker compose run --rm --no-deps --no-TTY service python3 -m gunicorn --check-config -c service/gunicorn_conf.py
 docker compose up --detach "$@"
 
-port=$(docker compose exec --no-TTY service printenv SERVER_PORT)
-address=$(docker compose port service "$port")
-if ! deploy/scripts/wait_ready.sh "http://$address"; then
+# The second `up` starts nothing: it waits for the health of what stands in front of the models, such as nginx.
+if ! deploy/scripts/wait_ready.sh || ! docker compose up --detach --wait "$@"; then
     docker compose logs --no-color --tail 50
     exit 1
 fi

@@ -1,7 +1,14 @@
 #!/usr/bin/env bash
 # Waits until every model is ready, and shows what each does meanwhile; fails at once, with the reason, when one failed.
+# Asks the containers of docker compose, from inside; or, where an address is given, whatever answers there (python3).
 # usage: wait_ready.sh [http://HOST:PORT | unix:/PATH] [--limit SECONDS]
-# SERVER_PORT and SERVER_WAIT_TIMEOUT (seconds) come from the environment, else from .env.
+# The limit is SERVER_WAIT_TIMEOUT (real seconds), from the environment, else from .env, else 1800.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
-exec python3 deploy/scripts/wait_ready.py "$@"
+
+if [[ ${1:-} == *:/* ]]; then
+    exec python3 deploy/scripts/wait_ready.py "$@"
+fi
+# One plain number: nothing else of .env is for a shell to read.
+limit=${SERVER_WAIT_TIMEOUT:-$(sed -n 's/^SERVER_WAIT_TIMEOUT=\([0-9][0-9]*\)$/\1/p' .env)}
+exec docker compose exec --no-TTY service python3 - --limit "${limit:-1800}" "$@" <deploy/scripts/wait_ready.py

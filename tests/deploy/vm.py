@@ -86,7 +86,9 @@ class Vm:
 
     def files(self) -> set[str]:
         """Return the paths of everything in the folders where software and settings are put."""
-        return set(self.root("find /etc /opt /usr /var/cache /var/lib /run/model-server* 2>/dev/null || true").splitlines())
+        return set(
+            self.root("find /etc /opt /usr /var/cache /var/lib /run/model-server* 2>/dev/null || true").splitlines()
+        )
 
     def write(self, path: str, text: str) -> None:
         """Write a file on the machine, as an administrator would."""
@@ -168,7 +170,7 @@ def clone(folder: pathlib.Path, source: pathlib.Path = ROOT) -> pathlib.Path:
     for name in filter(None, listed.stdout.decode().split("\0")):
         if (source / name).is_file():
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy2(source / name, folder / name)
+            shutil.copy2(source / name, folder / name, follow_symlinks=False)
     git(folder, "init", "--quiet", "--initial-branch=main")
     commit(folder, "as it is")
     return folder

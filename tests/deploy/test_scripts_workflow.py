@@ -1,0 +1,76 @@
+"""The scripts that start, wait for and stop the containers, under the names of old."""
+
+import os
+import subprocess
+
+import pytest
+
+from tests.deploy.compose_stack import Stack
+from tests.deploy.vm import clone, git
+
+pytestmark = pytest.mark.timeout(900)
+
+
+@pytest.fixture(scope="module")
+def project(engine, tmp_path_factory):
+    """A project of its own, of a copy of the work tree."""
+    stack = Stack(engine, clone(tmp_path_factory.mktemp("tree")), tmp_path_factory.mktemp("scripts"))
+    yield stack
+    stack.remove()
+
+
+@pytest.fixture
+def stack(project):
+    """The same without a container, and as it is committed, before and after."""
+    yield project
+    project.compose("down", "--volumes", "--remove-orphans")
+    git(project.tree, "reset", "--quiet", "--hard")
+
+
+def script(stack, name, **environ):
+    """Run one of the scripts in .github/scripts as a user would, with nothing of Python's in the way."""
+    values = {**os.environ, **stack.engine.environ, **stack.environ, **environ}
+    command = [str(stack.tree / ".github/scripts" / name)]
+    done = subprocess.run(
+        command, env=values, cwd="/", stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False
+    )
+    return done.returncode, done.stdout
+
+
+def test_start_wait_and_stop(stack):
+    code, said = script(stack, "run_server_docker_start.sh")
+    assert code == 0, said
+    assert "question_answering: " in said
+    assert "ready after" in said
+    assert stack.ready()
+    code, said = script(stack, "check_wait_server.sh")
+    assert code == 0, said
+    code, said = script(stack, "run_server_docker_stop.sh")
+    assert code == 0, said
+    assert "container" not in stack.left()
+
+
+def test_a_model_that_fails_ends_the_start_with_its_reason(stack):
+    broken = stack.tree / "ipu_supervisor/models/echo.py"
+    text = broken.read_text(encoding="utf-8")
+    broken.write_text(
+        text.replace("time.sleep(options", "raise RuntimeError('no echo')\n        (options"), encoding="utf-8"
+    )
+    code, said = script(stack, "run_server_docker_start.sh", SERVER_MODELS='[{"model": "echo"}]')
+    assert code == 1
+    assert "NOT READY: echo FAILED: " in said
+    assert "no echo" in said
+
+
+def test_wrong_settings_are_named_before_anything_is_started(stack):
+    code, said = script(stack, "run_server_docker_start.sh", SERVER_THREADS="many", CHECKPOINTS="none")
+    assert code == 78
+    assert "CHECKPOINTS: " in said
+    assert "container" not in stack.left()
+
+
+def test_the_wait_ends_after_the_limit_in_real_seconds(stack):
+    models = '[{"model": "echo", "options": {"load_delay_s": 600}}]'
+    code, said = script(stack, "run_server_docker_start.sh", SERVER_MODELS=models, SERVER_WAIT_TIMEOUT="3")
+    assert code == 1
+    assert "not ready within 3 s: echo: LOADING" in said
