@@ -6,8 +6,9 @@ from typing import Any, Dict, Mapping
 
 from ipu_supervisor.config import Config, ModelConfig
 
-#: Would have PopTorch wait for an IPU for ever; waiting is the supervisor's business, which has limits.
-NEVER_PASSED_ON = "POPTORCH_WAIT_FOR_IPU"
+#: The first would have PopTorch wait for an IPU for ever, and waiting is the supervisor's business, which has limits. The
+#: others are between systemd and the supervisor alone.
+NEVER_PASSED_ON = frozenset({"POPTORCH_WAIT_FOR_IPU", "NOTIFY_SOCKET", "WATCHDOG_PID", "WATCHDOG_USEC"})
 
 
 def spec(replica: str, model: ModelConfig, config: Config, endpoint: str, threads: int) -> Dict[str, Any]:
@@ -41,7 +42,7 @@ def folder(replica: str, config: Config) -> pathlib.Path:
 
 def environ(model: ModelConfig, config: Config, given: Mapping[str, str]) -> Dict[str, str]:
     """Return the environment of a replica process."""
-    passed_on = {name: value for name, value in given.items() if name != NEVER_PASSED_ON}
+    passed_on = {name: value for name, value in given.items() if name not in NEVER_PASSED_ON}
     if model.device == "ipu":
         passed_on["POPTORCH_CACHE_DIR"] = str(config.executables)
     return passed_on
