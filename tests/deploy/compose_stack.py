@@ -16,6 +16,8 @@ from tests.deploy.engine import Engine
 from tests.deploy.engine_programs import download, install_if_absent, unpack
 from tests.deploy.vm import wheelhouse
 
+#: What compose 2.26 puts before every line of a log, also where nobody watches.
+CLEAR_LINE = "\x1b[2K"
 #: The group that may read the certificate's key.
 NGINX_GROUP = 10003
 #: Wheels take the place of the package index, so that a build needs no network.
@@ -49,7 +51,6 @@ class Stack:
             "COMPOSE_PROJECT_NAME": self.project,
             "COMPOSE_FILE": f"compose.yaml:deploy/compose.tls.yaml:{folder}/override.yaml",
             "COMPOSE_PROGRESS": "plain",
-            "COMPOSE_ANSI": "never",
             "CHECKPOINTS": "demo",
             "SERVER_MODELS": json.dumps(MODELS),
             "PYTHON_IMAGE": base_image(engine),
@@ -65,6 +66,11 @@ class Stack:
         """Run one command of docker compose in the root of the tree."""
         return self.engine.docker("compose", *arguments, environ=self.environ, cwd=self.tree)
 
+    def run(self, script: str) -> None:
+        """Run a script of the tree as an operator would."""
+        environ = {**os.environ, **self.engine.environ, **self.environ}
+        subprocess.run([self.tree / script], cwd=self.tree, env=environ, check=True, capture_output=True)
+
     def inspect(self, service: str, template: str) -> str:
         """Return what Docker knows of a service's container."""
         container = self.compose("ps", "--all", "--quiet", service).strip()
@@ -72,7 +78,8 @@ class Stack:
 
     def logs(self, service: str) -> list[str]:
         """Return the lines that a service's container has written."""
-        return self.compose("logs", "--no-log-prefix", "--no-color", service).splitlines()
+        lines = self.compose("logs", "--no-log-prefix", "--no-color", service).splitlines()
+        return [line.removeprefix(CLEAR_LINE) for line in lines]
 
     def execute(self, service: str, *command: str) -> str:
         """Run a command in a service's container."""
