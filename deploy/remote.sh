@@ -80,7 +80,7 @@ setup() {
     on_host "set -eu; d=\$(mktemp -d); trap 'rm -rf \$d' EXIT; cat >\$d/r.tar.gz
         echo '$checksum' \$d/r.tar.gz | sha256sum --check --quiet
         tar --extract --gzip --directory \$d --file \$d/r.tar.gz
-        sudo -n \$d/deploy/systemd/install.sh ${*@Q}" <"$private/release.tar.gz"
+        sudo -n bash \$d/deploy/systemd/install.sh ${*@Q}" <"$private/release.tar.gz"
 }
 
 # Whoever may do everything on the host also keeps its units up to date; for others an administrator does.

@@ -10,6 +10,7 @@ import json
 import os
 import pathlib
 import signal
+import socket
 import subprocess
 from collections.abc import Iterator
 
@@ -243,6 +244,51 @@ def test_a_setting_of_the_web_half_is_applied_without_touching_the_models(served
     assert served.pids() == before
 
 
+def test_the_port_moves_with_its_setting_and_the_models_stay(served):
+    before = served.pids()
+    served.vm.write("/etc/model-server/env", SETTINGS + f"SERVER_PORT={PORT + 1}\n")
+    try:
+        served.vm.root("model-server apply")
+        socket.create_connection((served.vm.address, PORT + 1), timeout=5).close()
+        with pytest.raises(ConnectionRefusedError):
+            served.request("/")
+    finally:
+        served.vm.write("/etc/model-server/env", SETTINGS)
+        served.vm.root("model-server apply")
+    assert served.pids() == before
+
+
+def test_a_supervisor_that_cannot_start_is_not_started_again_and_again(served):
+    served.vm.write("/etc/model-server/env", SETTINGS + "LOG_LEVEL=loud\n")
+    try:
+        served.vm.root(f"systemctl restart {SUPERVISOR}", check=False)
+        shown = served.vm.root(f"systemctl show --property=ActiveState,ExecMainStatus,NRestarts {SUPERVISOR}")
+    finally:
+        served.vm.write("/etc/model-server/env", SETTINGS)
+        served.vm.root(f"systemctl restart {SUPERVISOR}")
+    assert sorted(shown.split()) == ["ActiveState=failed", "ExecMainStatus=78", "NRestarts=0"]
+
+
+def test_what_a_deployment_may_not_change_on_the_host_is_told(served):
+    with served.changed("deploy/systemd/model-server.target", "Description=Model server", "Description=Models"):
+        outcome = served.run("deploy")
+    assert not outcome.failed, outcome.output
+    assert "not as in this release: /etc/systemd/system/model-server.target" in outcome.output
+
+
+def test_a_deployment_goes_to_its_end_when_its_caller_is_killed(served, wait_until):
+    with served.changed(
+        "service/templates/playground.html", "<!doctype html>", "<!-- alone --><!doctype html>"
+    ) as newer:
+        with by_hand(served, "deploy") as caller:
+            for line in caller.stdout:
+                if "model(s), listening on" in line:
+                    break
+            os.killpg(caller.pid, signal.SIGKILL)
+        wait_until(lambda: f"serving {newer}" in served.vm.root("journalctl --no-pager -t model-server -n 5"), 60)
+    assert "alone" in served.request("/playground")[1]
+
+
 def test_old_releases_go_and_the_one_that_the_supervisor_runs_from_stays(served, wait_until):
     before = served.pids()
     for number in range(4):
@@ -265,14 +311,14 @@ def test_a_rollback_by_hand_serves_the_release_before(served):
     ) as newer:
         assert not served.run("deploy").failed
         assert served.serving() == newer
-        done = by_hand(served, "rollback")
-    assert done.returncode == 0, done.stdout
+        code, said = finished(by_hand(served, "rollback"))
+    assert code == 0, said
     assert served.serving() == served.good
     assert "newer" not in served.request("/playground")[1]
 
 
 def by_hand(site, command, **environ):
-    """Run deploy/remote.sh as from a laptop, with the key in a file."""
+    """Start deploy/remote.sh as from a laptop, with the key in a file."""
     values = {
         "PATH": os.environ["PATH"],
         "HOME": "/nonexistent",
@@ -282,8 +328,21 @@ def by_hand(site, command, **environ):
         "SSH_KNOWN_HOSTS": site.vm.secrets()["SSH_KNOWN_HOSTS"],
         **environ,
     }
-    command = [str(site.repo / "deploy/remote.sh"), command]
-    return subprocess.run(command, env=values, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
+    return subprocess.Popen(
+        [str(site.repo / "deploy/remote.sh"), command],
+        env=values,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def finished(process):
+    """Wait for a process and return its exit code and what it said."""
+    said = process.communicate()[0]
+    return process.returncode, said
 
 
 def test_a_host_with_another_key_than_the_pinned_one_is_refused(served):
@@ -308,9 +367,9 @@ def test_without_a_pinned_key_the_hosts_key_is_shown_and_nothing_is_sent(served)
     ("name", "value"), [("HOST_IP", "-oProxyCommand=id"), ("DEPLOY_USER", "a b"), ("SSH_PORT", "x")]
 )
 def test_an_address_that_is_none_is_refused(served, name, value):
-    done = by_hand(served, "status", **{name: value})
-    assert done.returncode == 1
-    assert f"remote.sh: {name} must be" in done.stdout
+    code, said = finished(by_hand(served, "status", **{name: value}))
+    assert code == 1
+    assert f"remote.sh: {name} must be" in said
 
 
 def test_an_archive_that_is_not_the_announced_one_is_not_unpacked(served):
@@ -354,7 +413,7 @@ def test_a_stopped_server_stays_stopped_over_a_reboot_until_it_is_started(served
         with pytest.raises(ConnectionRefusedError):
             served.request("/")
         served.vm.reboot()
-    assert by_hand(served, "start").returncode == 0
+    assert finished(by_hand(served, "start"))[0] == 0
     wait_until(served.ready, 60, "ready again")
 
 
