@@ -6,8 +6,8 @@ from typing import Any, Dict, Mapping
 
 from ipu_supervisor.config import Config, ModelConfig
 
-#: The first would have PopTorch wait for an IPU for ever; waiting is the business of the supervisor, which has limits. The
-#: others are between systemd and the supervisor alone.
+#: The first would have PopTorch wait for an IPU for ever; the supervisor waits, and has limits. The others are between
+#: systemd and the supervisor alone.
 NEVER_PASSED_ON = frozenset({"POPTORCH_WAIT_FOR_IPU", "NOTIFY_SOCKET", "WATCHDOG_PID", "WATCHDOG_USEC"})
 
 
