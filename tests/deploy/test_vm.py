@@ -244,6 +244,26 @@ def test_a_setting_of_the_web_half_is_applied_without_touching_the_models(served
     assert served.pids() == before
 
 
+def test_an_environment_made_by_hand_is_used_for_the_models(served):
+    served.vm.root("ln -sfn $(readlink -f /opt/model-server/current/.venv-supervisor) /srv/sdk")
+    served.vm.write("/etc/model-server/host.conf", "SUPERVISOR_VENV=/srv/sdk\nPYTHON=/usr/bin/python3.11\n")
+    try:
+        served.vm.root("model-server apply")
+        assert served.vm.root("readlink /opt/model-server/current/.venv-supervisor").strip() == "/srv/sdk"
+    finally:
+        served.vm.root("rm /etc/model-server/host.conf; model-server apply; rm /srv/sdk")
+    assert served.ready()
+
+
+def test_a_python_that_is_not_there_is_named_before_anything_is_touched(served):
+    before = served.pids()
+    served.vm.write("/etc/model-server/host.conf", "PYTHON=python2.7\n")
+    said = served.vm.root("model-server apply", check=False)
+    served.vm.root("rm /etc/model-server/host.conf")
+    assert "there is no python2.7 here" in said
+    assert served.pids() == before
+
+
 def test_the_port_moves_with_its_setting_and_the_models_stay(served):
     before = served.pids()
     served.vm.write("/etc/model-server/env", SETTINGS + f"SERVER_PORT={PORT + 1}\n")
@@ -418,7 +438,7 @@ def test_a_stopped_server_stays_stopped_over_a_reboot_until_it_is_started(served
 
 
 def test_install_twice_is_install_once_and_uninstall_leaves_nothing_of_it(engine, tmp_path):
-    vm = Vm(engine, tmp_path, "vm-install", "10.213.47.3")
+    vm = Vm(engine, tmp_path, "vm-install")
     try:
         vm.boot()
         before = vm.files()

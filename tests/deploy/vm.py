@@ -3,6 +3,7 @@
 It has a network that reaches nowhere but this machine, and a folder of wheels in the place of a package index.
 """
 
+import contextlib
 import hashlib
 import os
 import pathlib
@@ -30,7 +31,6 @@ RUN_OPTIONS = (
     *("--security-opt", "seccomp=unconfined", "--security-opt", "systempaths=unconfined"),
     *("--tmpfs", "/run:exec", "--tmpfs", "/run/lock", "--tmpfs", "/tmp:exec", "--stop-signal", "SIGRTMIN+3"),
 )
-NETWORK, SUBNET, ADDRESS = "ipu-model-server-vm", "10.213.47.0/24", "10.213.47.2"
 #: A user as a cloud's image has one: may do everything with sudo.
 USER = "debian"
 PREPARE = f"""\
@@ -50,19 +50,20 @@ LOCKS = ("service.txt", "supervisor-cpu.txt", "demo.txt", "torch.txt")
 class Vm:
     """One machine; `folder` holds its keys."""
 
-    def __init__(self, engine: Engine, folder: pathlib.Path, name: str = "vm", address: str = ADDRESS) -> None:
+    def __init__(self, engine: Engine, folder: pathlib.Path, name: str = "vm") -> None:
         """Store where it will run."""
-        self._engine, self.folder, self.name, self.address = engine, folder, f"{name}-{os.getpid()}", address
+        self._engine, self.folder, self.name, self.address = engine, folder, f"{name}-{os.getpid()}", ""
 
     def boot(self) -> None:
-        """Make the machine and wait until it has booted."""
+        """Make the machine and wait until it has booted. Alone in its network, it keeps its address."""
         made = image(self._engine, "vm", PACKAGES)
         wheels = wheelhouse(self._engine.folder)
-        if not self._engine.docker("network", "ls", "--quiet", "--filter", f"name={NETWORK}").strip():
-            self._engine.docker("network", "create", "--subnet", SUBNET, NETWORK)
-        place = ("--network", NETWORK, "--ip", self.address, "--volume", f"{wheels}:/wheels:ro")
+        self._engine.docker("network", "create", self.name)
+        place = ("--network", self.name, "--volume", f"{wheels}:/wheels:ro")
         options = ("--detach", "--name", self.name, "--hostname", "vm", *RUN_OPTIONS, *place)
         self._engine.docker("run", *options, made, "/bin/sh", "-c", ENTRY)
+        address = f'{{{{(index .NetworkSettings.Networks "{self.name}").IPAddress}}}}'
+        self.address = self._engine.docker("inspect", "--format", address, self.name).strip()
         self._wait_until_up()
         self._make_keys()
 
@@ -72,8 +73,10 @@ class Vm:
         self._wait_until_up()
 
     def remove(self) -> None:
-        """Take the machine away."""
+        """Take the machine away, and its network."""
         self._engine.docker("rm", "--force", self.name)
+        with contextlib.suppress(CommandFailed):
+            self._engine.docker("network", "rm", self.name)
 
     def root(self, command: str, check: bool = True) -> str:
         """Run a shell command as root on the machine and return what it printed."""
@@ -132,7 +135,8 @@ class Vm:
         self.root(PREPARE)
         places = {"key.pub": f"/home/{USER}/.ssh/authorized_keys", "host_key": "/etc/ssh/ssh_host_ed25519_key"}
         for name, place in places.items():
-            self.write(place, (self.folder / name).read_text(encoding="ascii"))
+            restricted = "restrict " if name == "key.pub" else ""
+            self.write(place, restricted + (self.folder / name).read_text(encoding="ascii"))
         self.root(f"chown {USER}: /home/{USER}/.ssh/authorized_keys; chmod 600 {' '.join(places.values())}")
         self.root("systemctl enable --quiet --now ssh; systemctl restart ssh")
 
