@@ -15,6 +15,9 @@ IPU_PIP := $(IPU_PYTHON) -m pip install -qq --disable-pip-version-check
 IPU_STAMPS := .venv-ipu/.stamps
 # Passed on to pytest: make test TESTS="-k echo"
 TESTS ?=
+# Where PopTorch is: the Python 3.8 of the IPUs' machine, with the Poplar SDK enabled. VERIFY is passed on to the checks.
+VERIFY_PYTHON ?= python3
+VERIFY ?=
 
 .PHONY: help
 help: ## show this list
@@ -22,7 +25,7 @@ help: ## show this list
 
 # ---- what people call ------------------------------------------------------------------------------------------------
 
-.PHONY: run test test-ipu test-ipu38 check bench docs lock format clean
+.PHONY: run test test-ipu test-ipu38 verify-ipu check bench docs lock format clean
 run: $(STAMPS)/run ## install, start both halves, show their logs; Ctrl-C stops both
 	@$(PYTHON) -m tools.run
 
@@ -42,6 +45,11 @@ test-ipu38: $(STAMPS)/dev ## the same on Python 3.8 with torch 2.0.1, and the su
 .PHONY: test-deploy
 test-deploy: $(STAMPS)/dev ## the deployment for real: images, containers, a VM; as root on Debian, else skipped aloud
 	DEPLOY_TESTS=1 $(PYTHON) -m pytest tests/deploy $(TESTS)
+
+verify-ipu: ## on a machine with IPUs: try what docs/ipu.md could not, and print a report
+	@$(VERIFY_PYTHON) -c 'import dotenv, marshmallow, msgspec, zmq' || { echo "$(VERIFY_PYTHON) lacks what the" \
+		"supervisor needs (docs/ipu.md); another: make verify-ipu VERIFY_PYTHON=/path/to/python" >&2; exit 1; }
+	@$(VERIFY_PYTHON) -m ipu_supervisor.verify_ipu $(VERIFY)
 
 check: $(STAMPS)/dev ## style, types, walls between the parts, dependencies
 	$(PYTHON) -m ruff check .

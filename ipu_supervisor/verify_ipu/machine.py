@@ -6,6 +6,7 @@ import signal
 import subprocess
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Dict, Set, Tuple
 
 from ipu_supervisor.core.crew import GRACE_S
@@ -89,24 +90,25 @@ class MachineChecks:
         """Keep all replicas busy until two or more were seen to compute at the same moment, and each at some."""
         if self.replicas < 2:
             raise NotTried("there is room for {} replica(s) on {} IPUs".format(self.replicas, self.host.usable))
-        stop, answered, began = threading.Event(), [0] * (2 * self.replicas), time.monotonic()
+        stop, clients, began = threading.Event(), 2 * self.replicas, time.monotonic()
 
-        def client(number: int) -> None:
+        def ask_on(client: int) -> int:
+            calls = 0
             while not stop.is_set():
-                item = inputs.distinct(self.model.model, 1, number * 1_000_000 + answered[number])
-                served.ask(item, ANSWER_LIMIT_S)
-                answered[number] += 1
+                served.ask(inputs.distinct(self.model.model, 1, client * 1_000_000 + calls), ANSWER_LIMIT_S)
+                calls += 1
+            return calls
 
-        threads = [threading.Thread(target=client, args=(number,), daemon=True) for number in range(len(answered))]
-        for thread in threads:
-            thread.start()
-        at_once, each = _watch_busy(served, self.replicas)
-        took_s = time.monotonic() - began
-        stop.set()
-        for thread in threads:
-            thread.join(ANSWER_LIMIT_S)
+        with ThreadPoolExecutor(clients) as pool:
+            counting = [pool.submit(ask_on, client) for client in range(clients)]
+            try:
+                at_once, each = _watch_busy(served, self.replicas)
+                took_s = time.monotonic() - began
+            finally:
+                stop.set()
+        answered = sum(future.result() for future in counting)
         text = "{} of {} replicas computed, {} at the same moment; {:.1f} answers/s for {} clients"
-        figures = text.format(each, self.replicas, at_once, sum(answered) / took_s, len(answered))
+        figures = text.format(each, self.replicas, at_once, answered / took_s, clients)
         return hold(figures, at_once >= 2 and each == self.replicas)
 
     def _one_more(self, served: Served) -> str:

@@ -111,7 +111,8 @@ class ModelChecks:
     def _traffic(self, served: Served) -> str:
         """Send requests of mixed kinds, one after the other, then several at once; look for another compile."""
         before, requests = self.run.cached(), inputs.mixed(self.model, self.requests, self.batch)
-        alone, at_once = requests[::2], requests[1::2]
+        half = len(requests) // 2
+        alone, at_once = requests[:half], requests[half:]
         took: Dict[Tuple[int, int], List[float]] = {}
         for request in alone:
             took.setdefault(request.kind, []).append(served.ask(request.items, ANSWER_LIMIT_S).inference_ms)
