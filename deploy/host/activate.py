@@ -5,9 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 import pathlib
-import subprocess
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Callable
 
 from deploy.host import releases, units, venvs
 from deploy.host.layout import ENVIRONMENT, HostSettings, Layout
@@ -18,7 +18,7 @@ WEB_LIMIT_S = 60.0
 #: Lines of the journal that explain a model that did not get ready.
 EXPLAINING_LINES = 20
 #: What can go wrong on the way to a server that is ready.
-FAILURES = (NotReady, units.UnitFailed, subprocess.CalledProcessError, OSError)
+FAILURES = (NotReady, units.UnitFailed, OSError)
 Say = Callable[[str], None]
 
 
@@ -133,12 +133,12 @@ class Activation:
 
     def _fingerprint(self, release: pathlib.Path, facts: Facts) -> str:
         """Return a hash of everything that the supervisor runs on: code, environment, settings, unit."""
-        files = [release / ".env", ENVIRONMENT]
+        files = [release / releases.APP / ".env", ENVIRONMENT]
         lines = [line for file in files if file.exists() for line in file.read_text(encoding="utf-8").splitlines()]
         settings = [line for line in lines if line.strip() and not line.startswith("#")]
         parts = [
-            releases.content(release / "ipu_supervisor"),
-            str((release / ".venv-supervisor").resolve()),
+            releases.content(release / releases.APP / "ipu_supervisor"),
+            str((release / "venv-supervisor").resolve()),
             units.systemctl("cat", units.SUPERVISOR),
             *facts.model_files,
             *(line for line in settings if line.partition("=")[0].strip() not in facts.web_only),
@@ -147,7 +147,7 @@ class Activation:
 
     def _prune(self) -> None:
         """Remove releases that are old; those that something still runs from stay."""
-        running = [units.folder_of(unit) for unit in (units.SUPERVISOR, units.web(units.MAIN))]
+        running = [units.release_of(unit) for unit in (units.SUPERVISOR, units.web(units.MAIN))]
         links = [releases.pointed(self._layout.current), releases.pointed(self._layout.previous)]
         for name in releases.prune(self._layout, [*running, *links]):
             self._say("removed the old release {}".format(name))

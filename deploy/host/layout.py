@@ -18,7 +18,11 @@ LISTEN = UNITS / "model-server-http.socket.d/listen.conf"
 
 @dataclass(frozen=True)
 class Layout:
-    """The folder of releases: `releases/COMMIT`, `venvs/NAME-HASH`, `current` and `previous`."""
+    """The folder of releases: `releases/COMMIT`, `venvs/NAME-HASH`, `current` and `previous`.
+
+    A release holds `app/`, the commit's files, which belong to the user who unpacked them, and beside it what root
+    wrote: links to its environments, and the hash of its content.
+    """
 
     root: pathlib.Path = pathlib.Path("/opt/model-server")
 

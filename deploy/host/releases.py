@@ -1,4 +1,7 @@
-"""Release folders: unpacked after their checksum is verified, switched atomically, pruned."""
+"""Release folders: unpacked after their checksum is verified, switched atomically, pruned.
+
+What comes with a release is never trusted: root neither runs it nor writes where it could have put a link.
+"""
 
 from __future__ import annotations
 
@@ -7,10 +10,9 @@ import os
 import pathlib
 import re
 import shutil
-import subprocess
 import tempfile
 from collections.abc import Iterable
-from typing import IO
+from typing import IO, Callable
 
 from deploy.host.layout import Layout
 
@@ -24,40 +26,43 @@ MAX_ARCHIVE_BYTES = 256 * 1024 * 1024
 INCOMING = "incoming-"
 #: How many releases stay, the current one included.
 KEPT = 3
-#: In a release: the hash of its content as it was unpacked. Written last, so a folder without it is no release.
-STAMP = ".content"
+#: In a release: the commit's files, and the hash of them as they were unpacked, without which a folder is no release.
+APP, STAMP = "app", "content"
+#: Links in a release to its environments begin so.
+VENV = "venv-"
+#: Unpacks an archive into an empty folder, which belongs to nobody else afterwards.
+Unpack = Callable[[pathlib.Path, pathlib.Path], None]
 
 
 class Refused(RuntimeError):
     """What was sent is not what was announced, or does not exist."""
 
 
-def receive(layout: Layout, name: str, checksum: str, stream: IO[bytes]) -> pathlib.Path:
+def receive(layout: Layout, name: str, checksum: str, stream: IO[bytes], unpack: Unpack) -> pathlib.Path:
     """Verify and unpack the archive in `stream`; return the release's folder. Raises `Refused`."""
     if not NAME.match(name) or not CHECKSUM.match(checksum):
         raise Refused("a release is named by its commit (40 hexadecimal digits) and has a SHA-256 checksum")
-    release = layout.releases / name
     for left in layout.root.glob(INCOMING + "*"):
         shutil.rmtree(left)
     with tempfile.TemporaryDirectory(prefix=INCOMING, dir=layout.root) as scratch:
-        archive = pathlib.Path(scratch) / "release.tar.gz"
+        folder = pathlib.Path(scratch)
+        folder.chmod(0o755)
+        archive, made = folder / "release.tar.gz", folder / name
         found = _store(stream, archive)
         if found != checksum:
             raise Refused("the archive's checksum is {}, not {}; nothing was unpacked".format(found, checksum))
-        unpacked = pathlib.Path(scratch) / name
-        unpacked.mkdir(mode=0o755)
-        command = ["tar", "--extract", "--gzip", "--no-same-owner", "--no-same-permissions", "--file", str(archive)]
-        subprocess.run([*command, "--directory", str(unpacked)], check=True)
-        _settle(unpacked, release)
-    return release
+        made.mkdir()
+        unpack(archive, made / APP)
+        _settle(made, layout.releases / name)
+    return layout.releases / name
 
 
-def _settle(unpacked: pathlib.Path, release: pathlib.Path) -> None:
+def _settle(made: pathlib.Path, release: pathlib.Path) -> None:
     """Put an unpacked release in its place; one that is there already stays. Raises `Refused` when it is another."""
-    found, stamp = content(unpacked), release / STAMP
+    found, stamp = content(made / APP), release / STAMP
     if not stamp.exists():
         shutil.rmtree(release, ignore_errors=True)
-        unpacked.rename(release)
+        made.rename(release)
         stamp.write_text(found, encoding="ascii")
     elif stamp.read_text(encoding="ascii") != found:
         raise Refused("the release {} is here already, with another content".format(release.name))
@@ -82,21 +87,23 @@ def pointed(link: pathlib.Path) -> pathlib.Path | None:
     return release if link.is_symlink() and (release / STAMP).exists() else None
 
 
-def point(link: pathlib.Path, release: pathlib.Path) -> None:
-    """Make a link point to a release; at every moment it points to one."""
+def point(link: pathlib.Path, target: pathlib.Path) -> None:
+    """Make a link point to something; at every moment it points to one thing or the other."""
     fresh = link.with_name(link.name + ".new")
     fresh.unlink(missing_ok=True)
-    fresh.symlink_to(os.path.relpath(release, link.parent))
+    fresh.symlink_to(os.path.relpath(target, link.parent))
     fresh.replace(link)
 
 
 def content(folder: pathlib.Path) -> str:
-    """Return a hash of all files below a folder, names and bytes; compiled ones left out."""
+    """Return a hash of all files and links below a folder, names and content; compiled ones left out."""
     digest = hashlib.sha256()
     for path in sorted(folder.rglob("*")):
-        if path.is_file() and "__pycache__" not in path.parts:
-            digest.update("{}\0{}\0".format(path.relative_to(folder), path.stat().st_size).encode())
-            digest.update(path.read_bytes())
+        if "__pycache__" in path.parts or (path.is_dir() and not path.is_symlink()):
+            continue
+        data = os.fsencode(os.readlink(path)) if path.is_symlink() else path.read_bytes()
+        digest.update("{}\0{}\0{}\0".format(path.relative_to(folder), path.is_symlink(), len(data)).encode())
+        digest.update(data)
     return digest.hexdigest()
 
 
@@ -111,8 +118,8 @@ def prune(layout: Layout, used: Iterable[pathlib.Path | None]) -> list[str]:
     gone = [path for path in there if path not in kept]
     for path in gone:
         shutil.rmtree(path)
-    linked = {pathlib.Path(os.path.realpath(link)) for path in kept for link in path.glob(".venv-*")}
+    linked = {pathlib.Path(os.path.realpath(link)) for path in kept for link in path.glob(VENV + "*")}
     for venv in layout.venvs.iterdir():
-        if venv not in linked:
+        if not any(venv in place.parents for place in linked):
             shutil.rmtree(venv)
     return sorted(path.name for path in gone)

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import os
 import pathlib
+import re
+import shutil
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from deploy.host.layout import ENVIRONMENT, LIBRARY, LISTEN, UNITS
+from deploy.host.releases import APP, VENV
 
 TARGET, SUPERVISOR = "model-server.target", "model-server-supervisor.service"
 PORT = "model-server-http.socket"
@@ -17,8 +20,10 @@ MAIN, NEXT = "main", "next"
 ALL = (TARGET, SUPERVISOR, PORT, "model-server-web@*.service", "model-server-web@*.socket")
 #: Where the supervisor listens; the units say the same.
 ENDPOINT = "ipc:///run/model-server/supervisor.sock"
-#: The user of each half.
-USERS = {"supervisor": "model-server", "web": "model-server-web"}
+#: The user of each half, and that of deployments.
+USERS = {"supervisor": "model-server", "web": "model-server-web", "build": "model-server-build"}
+#: What a port's address looks like: nothing in it could become another line of a unit.
+ADDRESS = re.compile(r"[0-9A-Za-z.:\[\]-]+:\d{1,5}\Z")
 
 
 class UnitFailed(RuntimeError):
@@ -64,17 +69,19 @@ def journal(unit: str, lines: int) -> str:
     return subprocess.run(command, stdout=subprocess.PIPE, check=False).stdout.decode("utf-8", "replace").strip()
 
 
-def folder_of(unit: str) -> pathlib.Path | None:
-    """Return the folder that a unit's main process runs in: the release it was started from."""
+def release_of(unit: str) -> pathlib.Path | None:
+    """Return the release that a unit's main process was started from."""
     pid = systemctl("show", "--property=MainPID", "--value", unit).strip()
     try:
-        return pathlib.Path(os.readlink("/proc/{}/cwd".format(pid))) if pid != "0" else None
+        return pathlib.Path(os.readlink("/proc/{}/cwd".format(pid))).parent if pid != "0" else None
     except OSError:
         return None
 
 
 def listen(address: str) -> None:
-    """Give the port its address; only where that changes is it closed for a moment."""
+    """Give the port its address; only where that changes is it closed for a moment. Raises `UnitFailed`."""
+    if not ADDRESS.match(address):
+        raise UnitFailed("{!r} is no address of a port".format(address))
     lines = ["# Written by deployments, from SERVER_BIND and SERVER_PORT.", "[Socket]", "ListenStream="]
     wanted = "\n".join([*lines, "ListenStream={}".format(address), ""])
     if LISTEN.exists() and LISTEN.read_text(encoding="ascii") == wanted:
@@ -88,35 +95,57 @@ def listen(address: str) -> None:
 
 def outdated(release: pathlib.Path) -> list[str]:
     """Return what install.sh would put here otherwise than it is: deployments change no unit and no command of root."""
-    places = {path: UNITS / path.name for path in (release / "deploy/systemd").glob("model-server*")}
-    for path in [*(release / "deploy/host").glob("*.py"), release / "deploy/scripts/wait_ready.py"]:
-        places[path] = LIBRARY / path.relative_to(release)
+    app = release / APP
+    places = {path: UNITS / path.name for path in (app / "deploy/systemd").glob("model-server*")}
+    for path in [*(app / "deploy/host").glob("*.py"), app / "deploy/scripts/wait_ready.py"]:
+        places[path] = LIBRARY / path.relative_to(app)
     changed = [place for path, place in places.items() if not place.exists() or place.read_bytes() != path.read_bytes()]
     return sorted(str(place) for place in changed)
 
 
+def workplace(folder: pathlib.Path) -> pathlib.Path:
+    """Make an empty folder for the user of deployments, and return it."""
+    folder.mkdir(mode=0o755)
+    shutil.chown(folder, USERS["build"], USERS["build"])
+    return folder
+
+
+def unpack(archive: pathlib.Path, folder: pathlib.Path) -> None:
+    """Unpack an archive into a new folder, as the user of deployments. Raises `UnitFailed`."""
+    build(workplace(folder), ["tar", "--extract", "--gzip", "--file", str(archive)])
+
+
+def build(folder: pathlib.Path, command: Sequence[str]) -> None:
+    """Run a command in a folder, where alone it may write, as the user of deployments. Raises `UnitFailed`."""
+    cache = {"CacheDirectory": "model-server-build", "ReadWritePaths": str(folder), "UMask": "0022"}
+    _run(USERS["build"], folder, command, {"Group": USERS["build"], **cache})
+
+
 def run_as(half: str, release: pathlib.Path, command: Sequence[str], terminal: bool = False) -> str:
-    """Run a command in a release with the user and the settings of a half; return what it printed on stdout.
+    """Run a release's Python with the user and the settings of a half; return what it printed on stdout.
 
     With `terminal` it has ours instead. Raises `UnitFailed` when it fails.
     """
     properties = {
-        "User": USERS[half],
         "Group": "model-server",
-        "WorkingDirectory": str(release),
         "EnvironmentFile": "-{}".format(ENVIRONMENT),
         "Environment": "SUPERVISOR_ENDPOINT={} PYTHONDONTWRITEBYTECODE=1".format(ENDPOINT),
-        "ProtectSystem": "strict",
-        "ProtectHome": "yes",
-        "PrivateTmp": "yes",
-        "NoNewPrivileges": "yes",
     }
+    python = str(release / (VENV + half) / "bin/python")
+    return _run(USERS[half], release / APP, [python, *command], properties, terminal)
+
+
+def _run(
+    user: str, folder: pathlib.Path, command: Sequence[str], properties: Mapping[str, str], terminal: bool = False
+) -> str:
+    """Run a command in a transient unit of its own, which sees no home and writes where it is told."""
+    closed = {"ProtectSystem": "strict", "ProtectHome": "yes", "PrivateTmp": "yes", "NoNewPrivileges": "yes"}
+    everything = {"User": user, "WorkingDirectory": str(folder), **closed, **properties}
     run = ["systemd-run", "--quiet", "--wait", "--collect", "--service-type=exec"]
     run += ["--pty" if terminal and os.isatty(0) else "--pipe"]
-    run += ["--property={}={}".format(name, value) for name, value in properties.items()]
-    python = str(release / ".venv-{}".format(half) / "bin/python")
+    run += ["--property={}={}".format(name, value) for name, value in everything.items()]
     done = subprocess.run(
-        [*run, "--", python, *command],
+        [*run, "--", *command],
         stdin=None if terminal else subprocess.DEVNULL,
         stdout=None if terminal else subprocess.PIPE,
         stderr=None if terminal else subprocess.PIPE,
@@ -124,6 +153,6 @@ def run_as(half: str, release: pathlib.Path, command: Sequence[str], terminal: b
     )
     said, complained = ((text or b"").decode("utf-8", "replace").strip() for text in (done.stdout, done.stderr))
     if done.returncode:
-        text = "`python {}` ended with {}".format(" ".join(command), done.returncode)
+        text = "`{}` ended with {}".format(" ".join(command), done.returncode)
         raise UnitFailed("\n".join(filter(None, [text, said, complained])))
     return said

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Stops the model server and takes away what install.sh and deployments made on this host.
-# Settings (/etc/model-server), caches (/var/cache/model-server) and the two users stay, unless --purge is given.
+# Settings (/etc/model-server), caches (/var/cache/model-server*) and the users stay, unless --purge is given.
 # usage: sudo uninstall.sh [--purge]
 set -euo pipefail
 
@@ -41,12 +41,14 @@ rm -f "$releases"/{current,previous,supervisor.started,lock}
 rmdir "$releases" 2>/dev/null || true
 
 if [ "${1:-}" = --purge ]; then
-    rm -rf /etc/model-server /var/cache/model-server
-    for user in model-server model-server-web; do
+    rm -rf /etc/model-server /var/cache/model-server /var/cache/model-server-build
+    for user in model-server model-server-web model-server-build; do
         userdel "$user" 2>/dev/null || true
     done
-    groupdel model-server 2>/dev/null || true
+    for group in model-server model-server-build; do
+        groupdel "$group" 2>/dev/null || true
+    done
     echo "removed, with settings, caches and users"
 else
-    echo "removed; /etc/model-server, /var/cache/model-server and the users are still there (--purge takes them too)"
+    echo "removed; /etc/model-server, /var/cache/model-server* and the users are still there (--purge takes them too)"
 fi

@@ -28,20 +28,34 @@ def archive(compression=9, **files):
     with tarfile.open(fileobj=stream, mode="w:gz", compresslevel=compression) as tar:
         for name, text in files.items():
             about = tarfile.TarInfo("service/" + name)
-            about.size, about.mode, about.uid = len(text), 0o664, 1234
+            about.size = len(text)
+            if text.startswith("->"):
+                about.type, about.linkname, about.size = tarfile.SYMTYPE, text[2:], 0
             tar.addfile(about, io.BytesIO(text.encode()))
     return stream.getvalue()
 
 
 def receive(layout, name, data, checksum=None):
-    return releases.receive(layout, name, checksum or hashlib.sha256(data).hexdigest(), io.BytesIO(data))
+    return releases.receive(layout, name, checksum or hashlib.sha256(data).hexdigest(), io.BytesIO(data), unpack)
 
 
-def test_a_release_is_unpacked_and_belongs_to_whoever_unpacks_it(layout):
+def unpack(archive, folder):
+    folder.mkdir()
+    with tarfile.open(str(archive)) as tar:
+        for member in tar:
+            place = folder / member.name
+            place.parent.mkdir(exist_ok=True)
+            if member.issym():
+                place.symlink_to(member.linkname)
+            else:
+                place.write_bytes(tar.extractfile(member).read())  # type: ignore[union-attr]
+
+
+def test_a_release_is_unpacked_beside_what_is_noted_of_it(layout):
     release = receive(layout, COMMIT, archive(app="1"))
-    file = release / "service/app"
-    assert (release, file.read_text(encoding="utf-8")) == (layout.releases / COMMIT, "1")
-    assert (file.stat().st_uid, file.stat().st_mode & 0o022) == (os.getuid(), 0)
+    assert release == layout.releases / COMMIT
+    assert (release / "app/service/app").read_text(encoding="utf-8") == "1"
+    assert sorted(path.name for path in release.iterdir()) == ["app", "content"]
 
 
 def test_another_checksum_than_the_announced_one_unpacks_nothing(layout):
@@ -76,7 +90,16 @@ def test_another_content_under_the_same_name_is_refused(layout):
     release = receive(layout, COMMIT, archive(app="1"))
     with pytest.raises(Refused, match="another content"):
         receive(layout, COMMIT, archive(app="2"))
-    assert (release / "service/app").read_text(encoding="utf-8") == "1"
+    assert (release / "app/service/app").read_text(encoding="utf-8") == "1"
+
+
+def test_a_link_is_content_by_where_it_points_not_by_what_is_there(layout, tmp_path):
+    (tmp_path / "secret").write_text("1", encoding="utf-8")
+    release = receive(layout, COMMIT, archive(app="->" + str(tmp_path / "secret")))
+    (tmp_path / "secret").write_text("2", encoding="utf-8")
+    assert receive(layout, COMMIT, archive(app="->" + str(tmp_path / "secret"))) == release
+    with pytest.raises(Refused, match="another content"):
+        receive(layout, COMMIT, archive(app="1"))
 
 
 def test_what_an_interrupted_deployment_left_is_replaced(layout):
@@ -97,12 +120,13 @@ def test_a_link_points_to_a_release_or_to_none(layout):
 
 def test_content_is_names_and_bytes_without_compiled_files(layout):
     release = receive(layout, COMMIT, archive(app="1"))
-    before = releases.content(release / "service")
-    (release / "service/__pycache__").mkdir()
-    (release / "service/__pycache__/app.pyc").touch()
-    assert releases.content(release / "service") == before
-    (release / "service/app").rename(release / "service/other")
-    assert releases.content(release / "service") != before
+    app = release / "app"
+    before = releases.content(app)
+    (app / "service/__pycache__").mkdir()
+    (app / "service/__pycache__/app.pyc").touch()
+    assert releases.content(app) == before
+    (app / "service/app").rename(app / "service/other")
+    assert releases.content(app) != before
 
 
 def stamped(layout, names):
@@ -127,8 +151,8 @@ def test_an_old_release_stays_while_it_is_used(layout):
 def test_an_environment_goes_with_its_last_release(layout):
     made = stamped(layout, "1234")
     for release, venv in zip(made, ("web-old", "web-new", "web-new", "web-new")):
-        (layout.venvs / venv).mkdir(exist_ok=True)
-        (release / ".venv-web").symlink_to(layout.venvs / venv)
+        (layout.venvs / venv / "env").mkdir(parents=True, exist_ok=True)
+        releases.point(release / "venv-web", layout.venvs / venv / "env")
     releases.prune(layout, [])
     assert [path.name for path in layout.venvs.iterdir()] == ["web-new"]
 
