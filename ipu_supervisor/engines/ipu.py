@@ -6,6 +6,7 @@ while PopTorch compiles, torch's functions are patched for the whole process.
 
 import copy
 import inspect
+import logging
 import os
 import pathlib
 from typing import TYPE_CHECKING, Any, Dict, Mapping, NamedTuple, Tuple
@@ -15,7 +16,7 @@ import torch
 from optimum.graphcore import IPUConfig
 from optimum.graphcore.generation.utils import MODELS_SUPPORTING_KV_CACHE
 from optimum.graphcore.modeling_utils import to_pipelined
-from transformers import logging
+from transformers import logging as transformers_logging
 
 from ipu_supervisor import layout
 from ipu_supervisor.engines import weights
@@ -26,6 +27,8 @@ from ipu_supervisor.engines.hub import CheckpointError
 
 if TYPE_CHECKING:
     import numpy
+
+log = logging.getLogger(__name__)
 
 #: Settings that `IPUConfig` takes under the same name.
 PASSED_ON = (
@@ -99,8 +102,7 @@ class IpuEngine(Engine):
 
     def programs(self) -> Tuple[int, int]:
         """Return how many programs the model needs, and how many lie in the cache, which other models share."""
-        folder = os.environ.get("POPTORCH_CACHE_DIR")
-        return 2 if self._search else 1, len(list(pathlib.Path(folder).glob(PROGRAMS))) if folder else 0
+        return 2 if self._search else 1, len(list(_cache().glob(PROGRAMS)))
 
     def close(self) -> None:
         """Give the IPUs back."""
@@ -110,11 +112,28 @@ class IpuEngine(Engine):
                 executor.detachFromDevice()
 
 
+def _cache() -> pathlib.Path:
+    """Return the folder of compiled programs; the supervisor always names one."""
+    return pathlib.Path(os.environ["POPTORCH_CACHE_DIR"])
+
+
+def _tell_of_the_cache() -> None:
+    """Make the cache's folder, and say so where nothing can be kept in it: every start would compile anew."""
+    try:
+        _cache().mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        log.warning("executable_cache_missing folder=%s error=%s", _cache(), error)
+        return
+    if not os.access(str(_cache()), os.W_OK):
+        log.warning("executable_cache_not_writable folder=%s", _cache())
+
+
 def load(task: str, source: Source, spec: Spec) -> IpuEngine:
     """Load a checkpoint. Raises `CheckpointError` where it cannot be laid out, `DeviceFault` where there is no IPU."""
-    logging.disable_progress_bar()
+    transformers_logging.disable_progress_bar()
     # optimum-graphcore sets a level of its own when it is imported.
     poptorch.setLogLevel(os.environ.get("POPTORCH_LOG_LEVEL") or "WARN")
+    _tell_of_the_cache()
     if not poptorch.ipuHardwareIsAvailable():
         raise DeviceFault("NO_SUCH_DEVICE", "PopTorch sees no IPU")
     model, tokenizer = weights.model(task, source), weights.tokenizer(source)

@@ -46,8 +46,9 @@ def folders(tmp_path_factory):
 
 
 @pytest.fixture
-def serve(folders, poptorch):
+def serve(folders, poptorch, monkeypatch, tmp_path):
     """Return a function that makes a model file's pipeline on a device, warmed up."""
+    monkeypatch.setenv("POPTORCH_CACHE_DIR", str(tmp_path / "programs"))
     engines: List[Any] = []
 
     def make(module, name, device="ipu", ipu=None, dtype="float32", **options):
@@ -183,3 +184,19 @@ def test_another_search_than_the_compiled_one_is_refused(serve):
     engine = serve(summarization, "bart", num_beams=3, max_new_tokens=20).engine
     with pytest.raises(ValueError, match=r"not for {'num_beams': 4}"):
         engine.generate({}, num_beams=4)
+
+
+# ---- the cache -------------------------------------------------------------------------------------------------------
+
+
+def test_programs_are_counted_in_the_cache(serve):
+    assert serve(question_answering, "distilbert").engine.programs() == (1, 1)
+    assert serve(summarization, "bart", max_new_tokens=20).engine.programs() == (2, 3)
+
+
+def test_a_cache_that_keeps_nothing_is_told(serve, monkeypatch, tmp_path, caplog):
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("POPTORCH_CACHE_DIR", str(tmp_path / "file" / "programs"))
+    with pytest.raises(OSError, match="file"):
+        serve(question_answering, "distilbert")
+    assert "executable_cache_missing folder={}".format(tmp_path) in caplog.text
