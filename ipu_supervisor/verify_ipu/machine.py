@@ -10,7 +10,6 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Dict, Set, Tuple
 
 from ipu_supervisor.core.crew import GRACE_S
-from ipu_supervisor.engines.faults import TABLE
 from ipu_supervisor.operate import MOST_REPLICAS
 from ipu_supervisor.verify_ipu import inputs
 from ipu_supervisor.verify_ipu.host import Host
@@ -135,11 +134,9 @@ class MachineChecks:
         say("{}: one replica of another supervisor".format(self.model.model))
         with Served(self.run.place, "busy", {**self.model.entry, "replicas": 1}) as other:
             state = other.wait(
-                lambda state: state.ready or state.replicas[0].state == "FAILED" or state.advice,
-                self.run.limit_s,
-                "the other supervisor's replica waits",
+                lambda state: state.ready or state.counters["restarts"], self.run.limit_s, "its replica ended"
             )
-        waits = state.replicas[0].state == "BACKOFF" and state.advice == TABLE["BUSY"].advice
+        waits = not state.ready and state.replicas[0].state != "FAILED"
         return hold(told(state), waits and state.last_error.startswith("BUSY"))
 
     def _ended(self, served: Served, number: signal.Signals, how: str) -> str:

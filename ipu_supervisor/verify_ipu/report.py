@@ -50,7 +50,9 @@ class Report:
         counts = [(verdict, sum(one.verdict == verdict for one in self.findings)) for verdict in (SEEN, NOT_SEEN)]
         counts.append((NOT_TRIED, len(self.findings) - sum(count for _, count in counts)))
         lines = ["# Verified on IPUs: " + ", ".join("{} {}".format(count, verdict) for verdict, count in counts), ""]
-        lines += _table(("", ""), self.facts)
+        done = {finding.check for finding in self.findings}
+        not_run = ", ".join(name for name in CHECKS if name not in done)
+        lines += _table(("", ""), [*self.facts, *([("not run", not_run)] if not_run else [])])
         lines += ["", *_table(("check", "model", "result"), [_row(finding) for finding in self.findings])]
         return "\n".join(lines)
 
