@@ -154,6 +154,23 @@ def test_the_web_half_reaches_the_models_and_nothing_else_of_the_supervisor(serv
         served.vm.root(f"! {allowed} {forbidden}")
 
 
+def test_the_operators_commands_reach_the_supervisor(served, wait_until):
+    before = served.pids()
+    served.vm.root("model-server ctl scale echo 2")
+    wait_until(lambda: len(served.pids()) == len(before) + 1, 30, "a second replica")
+    served.vm.root("model-server ctl scale echo 1")
+    wait_until(lambda: len(served.pids()) == len(before), 30, "one replica again")
+    assert "question_answering   ready" in served.vm.root("model-server ctl status")
+
+
+def test_status_and_logs_say_what_is_served(served):
+    code, said = finished(by_hand(served, "status"))
+    assert (code, f"release {served.good}" in said, "echo READY" in said) == (0, True, True)
+    served.request("/qa", QUESTION)
+    code, said = finished(by_hand(served, "logs"))
+    assert (code, '"path": "/qa"' in said) == (0, True)
+
+
 def test_root_owns_nothing_that_came_with_a_release(served):
     """So a key that may deploy cannot become root: what it sends is unpacked, installed and run by other users."""
     places = "/opt/model-server/releases/*/app /opt/model-server/venvs/*/env"
