@@ -31,6 +31,8 @@ services:
 #: What the builder knows and no image may hold.
 SECRET = "of-the-builder-only-4711"
 PIP_CONFIG = f"[global]\nno-index = true\n# {SECRET}\n"
+#: Longest wait for everything to be ready, seconds (loading takes 5 s on an idle machine).
+READY_LIMIT_S = 120
 #: One small model and one that costs nothing.
 MODELS = [{"model": "question_answering"}, {"model": "echo"}]
 
@@ -53,6 +55,7 @@ class Stack:
             "COMPOSE_PROGRESS": "plain",
             "CHECKPOINTS": "demo",
             "SERVER_MODELS": json.dumps(MODELS),
+            "SERVER_WAIT_TIMEOUT": str(READY_LIMIT_S),
             "PYTHON_IMAGE": base_image(engine),
             "NGINX_IMAGE": nginx_image(engine, folder),
             "PIP_CONFIG_FILE": str(folder / "pip.conf"),

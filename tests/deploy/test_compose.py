@@ -15,7 +15,7 @@ import pytest
 from ipu_supervisor.schemas import EnvironmentSchema
 from service.settings import WebEnvironmentSchema
 from tests.conftest import wait_until
-from tests.deploy.compose_stack import SECRET, Stack
+from tests.deploy.compose_stack import READY_LIMIT_S, SECRET, Stack
 from tests.deploy.engine import CommandFailed, Engine
 from tests.deploy.vm import ROOT, clone
 from tests.integration.harness import Load
@@ -23,8 +23,6 @@ from tests.integration.harness import Load
 pytestmark = pytest.mark.timeout(900)
 
 QUESTION = {"context": "My name is Clara and I live in Berkeley.", "question": "Where do I live?"}
-#: Longest wait for everything to be ready, seconds (loading takes 5 s on an idle machine).
-READY_LIMIT_S = 120
 #: Most that the service image may weigh above its base, bytes.
 SERVICE_BYTES = 200_000_000
 SERVICES = ("service", "supervisor", "nginx")
@@ -55,7 +53,9 @@ def composed(
 
 @pytest.fixture
 def stack(composed: Stack) -> Stack:
-    """The same, ready."""
+    """The same, ready, whatever an earlier test has left."""
+    if not composed.ready():
+        composed.compose("up", "--detach")
     wait_until(composed.ready, READY_LIMIT_S, "everything is ready")
     return composed
 
