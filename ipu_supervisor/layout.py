@@ -172,6 +172,9 @@ def _placement_faults(ipu: Mapping[str, Any], task: str) -> List[str]:
         found.append("ipu.ipus: 1, but encoder and decoder each need IPUs of their own; set 2 or more")
     if task in GENERATION and ipu["replication"] > 1:
         found.append("ipu.replication: not for a model that generates; set the entry's `replicas` instead")
+    if task in GENERATION and ipu["serialized_embedding_splits_per_ipu"]:
+        text = "ipu.serialized_embedding_splits_per_ipu: optimum-graphcore takes it for no model that generates; set "
+        found.append(text + "embedding_serialization_factor instead")
     if need(ipu) > MOST_IPUS:
         found.append("ipu: ipus x replication is {}; one process may use at most {}".format(need(ipu), MOST_IPUS))
     for name in (

@@ -61,7 +61,7 @@ class Model:
         needed, before = engine.programs()
         self._pipeline.compile()
         compiled = max(0, min(needed, engine.programs()[1] - before))
-        return compiled, needed - compiled
+        return compiled, min(needed - compiled, before)
 
     def close(self) -> None:
         """Give the devices back, if they still can be."""

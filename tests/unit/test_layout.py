@@ -60,6 +60,13 @@ def test_generation_is_not_replicated():
     assert faults(QA, replication=2) == ""
 
 
+def test_generation_cuts_its_embedding_on_one_ipu():
+    assert "set embedding_serialization_factor" in faults(
+        SUMMARIZATION, ipus=2, serialized_embedding_splits_per_ipu=[2, 0]
+    )
+    assert faults(QA, ipus=2, serialized_embedding_splits_per_ipu=[2, 0]) == ""
+
+
 def test_one_process_has_a_limit():
     assert "at most 64" in faults(ipus=32, replication=4)
 
