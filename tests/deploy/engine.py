@@ -2,8 +2,8 @@
 
 `python -m tests.deploy.engine start` starts it (the first time it fetches its programs), `env` prints what a shell
 needs to reach it, `stop` ends it and takes away its mounts and control groups; images and build caches stay for the
-next time. It touches no firewall rule and makes no bridge of its own: containers reach each other and publish ports,
-and a build reaches the network with `--network host`.
+next time (6 GB) until `remove` takes the whole folder away. It touches no firewall rule and makes no bridge of its own:
+containers reach each other and publish ports, and a build reaches the network with `--network host`.
 """
 
 import argparse
@@ -14,6 +14,7 @@ import json
 import os
 import pathlib
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -105,6 +106,13 @@ class Engine:
         for group in pathlib.Path("/sys/fs/cgroup").glob(f"**/{CONTROL_GROUP}"):
             _remove_empty(group)
 
+    def remove(self) -> None:
+        """Remove the folder of a stopped engine. Raises `Unavailable` while something of it is still mounted."""
+        mounted = _mounts_below(self.folder)
+        if mounted:
+            raise Unavailable(f"still mounted: {' '.join(mounted)}")
+        shutil.rmtree(self.folder, ignore_errors=True)
+
     def log(self) -> str:
         """Return what the daemon logged."""
         return (self.folder / "dockerd.log").read_text(encoding="utf-8", errors="replace")
@@ -152,9 +160,9 @@ def running(folder: pathlib.Path | None = None) -> Iterator[Engine]:
 
 
 def main() -> int:
-    """Start, stop, or tell how to reach the engine."""
+    """Start, stop, remove, or tell how to reach the engine."""
     parser = argparse.ArgumentParser(prog="python -m tests.deploy.engine", description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("command", choices=("start", "stop", "env"))
+    parser.add_argument("command", choices=("start", "stop", "remove", "env"))
     engine = Engine(cache_folder())
     command = parser.parse_args().command
     if command == "start":
@@ -163,8 +171,10 @@ def main() -> int:
         except Unavailable as reason:
             print(f"no engine here: {reason}", file=sys.stderr)
             return 1
-    elif command == "stop":
+    elif command in ("stop", "remove"):
         engine.stop()
+        if command == "remove":
+            engine.remove()
     else:
         for name, value in engine.environ.items():
             print(f"export {name}={shlex.quote(value)}")

@@ -28,7 +28,7 @@ SERVICE_BYTES = 200_000_000
 SERVICES = ("service", "supervisor", "nginx")
 #: Settings that the containers fix otherwise, and those that only the supervisor reads.
 NOT_IN_CONTAINERS = {"SUPERVISOR_RUN_DIR", "SUPERVISOR_CURVE_KEYS"}
-ONLY_SUPERVISOR = {"SUPERVISOR_IPUS", "POPTORCH_CACHE_DIR"}
+ONLY_SUPERVISOR = {"SUPERVISOR_IPUS", "POPTORCH_CACHE_DIR", "POPTORCH_LOG_LEVEL"}
 
 
 @pytest.fixture(scope="module")
