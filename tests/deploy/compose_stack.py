@@ -125,15 +125,22 @@ class Stack:
         return self.status("/health/readiness") == http.client.OK
 
     def left(self) -> dict[str, str]:
-        """Return what there is of this project: containers, networks, volumes."""
-        label = ("--quiet", "--filter", f"label=com.docker.compose.project={self.project}")
-        kinds = {"container": ("ls", "--all"), "network": ("ls",), "volume": ("ls",)}
-        found = {kind: self.engine.docker(kind, *command, *label).strip() for kind, command in kinds.items()}
+        """Return what there is of this project: containers, networks, volumes, images."""
+        kinds = {"container": ("ls", "--all"), "network": ("ls",), "volume": ("ls",), "image": ("ls", "--all")}
+        found = {
+            kind: self.engine.docker(kind, *command, "--quiet", *self._ours).strip() for kind, command in kinds.items()
+        }
         return {kind: names for kind, names in found.items() if names}
 
     def remove(self) -> None:
-        """Take away whatever there is of this project, its images too."""
+        """Take away whatever there is of this project, its images too, also those that newer ones replaced."""
         self.compose("down", "--volumes", "--remove-orphans", "--rmi", "local")
+        self.engine.docker("image", "prune", "--force", *self._ours)
+
+    @property
+    def _ours(self) -> tuple[str, str]:
+        """Return the filter for what belongs to this project."""
+        return ("--filter", f"label=com.docker.compose.project={self.project}")
 
 
 def free_port() -> int:
@@ -146,7 +153,7 @@ def free_port() -> int:
 def make_certificate(folder: pathlib.Path) -> None:
     """Make a certificate for localhost that its user must trust by name, and a key that nginx's group may read."""
     install_if_absent("openssl")
-    folder.mkdir()
+    folder.mkdir(exist_ok=True)
     command = "req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 2 -subj /CN=localhost -addext".split()
     names = ["subjectAltName=DNS:localhost", "-keyout", "privkey.pem", "-out", "fullchain.pem"]
     subprocess.run(["openssl", *command, *names], cwd=folder, check=True, capture_output=True)

@@ -6,6 +6,7 @@ Every test begins with everything ready, whatever the test before it did.
 import itertools
 import json
 import pathlib
+import ssl
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -15,7 +16,7 @@ import pytest
 from ipu_supervisor.schemas import EnvironmentSchema
 from service.settings import WebEnvironmentSchema
 from tests.conftest import wait_until
-from tests.deploy.compose_stack import READY_LIMIT_S, SECRET, Stack
+from tests.deploy.compose_stack import READY_LIMIT_S, SECRET, Stack, make_certificate
 from tests.deploy.engine import CommandFailed, Engine
 from tests.deploy.vm import ROOT, clone
 from tests.integration.harness import Load
@@ -193,13 +194,39 @@ def test_the_web_half_is_replaced_behind_nginx_without_losing_a_request(stack, m
     assert lives(stack) == models
 
 
+def test_the_previous_web_half_comes_back_without_a_build(stack):
+    image, name = stack.inspect("service", "{{.Image}}"), f"{stack.project}-service"
+    stack.engine.docker("tag", name, f"{name}:previous")
+    change(stack)
+    stack.compose("up", "--detach", "--build", "--wait")
+    assert stack.inspect("service", "{{.Image}}") != image
+    stack.engine.docker("tag", f"{name}:previous", name)
+    stack.compose("up", "--detach", "--no-build", "--wait")
+    assert stack.inspect("service", "{{.Image}}") == image
+    stack.engine.docker("image", "rm", f"{name}:previous")
+
+
+def test_a_new_certificate_is_taken_without_a_restart(stack):
+    def served():
+        return ssl.get_server_certificate(("localhost", stack.port))
+
+    folder, container = stack.folder / "tls", stack.inspect("nginx", "{{.Id}} {{.State.StartedAt}}")
+    old = served()
+    make_certificate(folder)
+    stack.execute("nginx", "nginx", "-c", "/tmp/nginx.conf", "-s", "reload")
+    wait_until(lambda: served() != old, what="the new certificate is served")
+    assert served() == (folder / "fullchain.pem").read_text(encoding="ascii")
+    assert stack.inspect("nginx", "{{.Id}} {{.State.StartedAt}}") == container
+
+
 def test_down_leaves_nothing_behind(engine, composed, tmp_path):
     another = Stack(engine, composed.tree, tmp_path, SERVER_MODELS='[{"model": "echo"}]')
     another.compose("up", "--detach", "--wait")
-    assert set(another.left()) == {"container", "network", "volume"}
+    assert set(another.left()) == {"container", "network", "volume", "image"}
     another.compose("down", "--volumes")
-    assert another.left() == {}
+    assert set(another.left()) == {"image"}
     another.remove()
+    assert another.left() == {}
 
 
 def change(stack: Stack) -> None:
