@@ -1,0 +1,76 @@
+"""What changed settings do on a machine that serves.
+
+Every test begins with the good release serving, whatever the test before it did.
+"""
+
+import socket
+
+import pytest
+
+from tests.deploy.on_vm.site import DEPLOY, PORT, SUPERVISOR, WEB
+
+pytestmark = pytest.mark.timeout(600)
+
+
+def test_wrong_settings_are_all_named_before_anything_is_touched(served):
+    before, web = served.pids(), served.vm.pid(WEB)
+    with served.settings("SERVER_PORT=http\nLOG_LEVEL=loud\n", after=":"):
+        said = served.vm.root("model-server apply", check=False)
+    assert "SERVER_PORT: " in said
+    assert "LOG_LEVEL: " in said
+    assert (served.pids(), served.vm.pid(WEB)) == (before, web)
+
+
+def test_a_setting_of_the_web_half_is_applied_without_touching_the_models(served):
+    before = served.pids()
+    with served.settings("SERVER_MAX_REQUEST_BYTES=100\n"):
+        served.vm.root("model-server apply")
+        assert served.request("/echo", {"text": "x" * 200})[0] == 413
+    assert served.pids() == before
+
+
+def test_an_environment_made_by_hand_is_used_for_the_models(served):
+    served.vm.root("ln -sfn $(readlink -f /opt/model-server/current/venv-supervisor) /srv/sdk")
+    served.vm.write("/etc/model-server/host.conf", "SUPERVISOR_VENV=/srv/sdk\nPYTHON=/usr/bin/python3.11\n")
+    try:
+        served.vm.root("model-server apply")
+        assert served.vm.root("readlink /opt/model-server/current/venv-supervisor").strip().endswith("/srv/sdk")
+    finally:
+        served.vm.root("rm /etc/model-server/host.conf; model-server apply; rm /srv/sdk")
+    assert served.ready()
+
+
+def test_a_python_that_is_not_there_is_named_before_anything_is_touched(served):
+    before = served.pids()
+    served.vm.write("/etc/model-server/host.conf", "PYTHON=python2.7\n")
+    said = served.vm.root("model-server apply", check=False)
+    served.vm.root("rm /etc/model-server/host.conf")
+    assert "there is no python2.7 here" in said
+    assert served.pids() == before
+
+
+def test_the_port_moves_with_its_setting_and_the_models_stay(served):
+    before = served.pids()
+    with served.settings(f"SERVER_PORT={PORT + 1}\n"):
+        served.vm.root("model-server apply")
+        socket.create_connection((served.vm.address, PORT + 1), timeout=5).close()
+        with pytest.raises(ConnectionRefusedError):
+            served.request("/")
+    assert served.pids() == before
+
+
+def test_a_supervisor_that_cannot_start_is_not_started_again_and_again(served):
+    with served.settings("LOG_LEVEL=loud\n", after=f"systemctl restart {SUPERVISOR}"):
+        served.vm.root(f"systemctl restart {SUPERVISOR}", check=False)
+        shown = served.vm.root(f"systemctl show --property=ActiveState,ExecMainStatus,NRestarts {SUPERVISOR}")
+    assert sorted(shown.split()) == ["ActiveState=failed", "ExecMainStatus=78", "NRestarts=0"]
+
+
+def test_a_setting_cannot_write_another_line_into_a_unit(served):
+    with served.changed(
+        "deploy/systemd/preflight.py", "settings.address()", '"0.0.0.0:1\\nExecStartPre=/bin/touch /bad"'
+    ):
+        outcome = served.run("deploy")
+    assert outcome.failed == [DEPLOY]
+    assert "is no address of a port" in outcome.output
+    assert served.ready()
