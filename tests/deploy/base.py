@@ -14,7 +14,7 @@ import sys
 import tempfile
 
 from tests.deploy.engine import CommandFailed, Engine, running
-from tests.deploy.engine_programs import Unavailable, install_if_absent, mirrors
+from tests.deploy.engine_programs import EngineFailed, install_if_absent, mirrors
 
 #: The release that all images are made of.
 RELEASE = "bookworm"
@@ -66,7 +66,7 @@ def _make(engine: Engine, tag: str, packages: tuple[str, ...], hooks: tuple[str,
             check=False,
         )
         if made.returncode:
-            raise Unavailable(f"mmdebstrap failed: {made.stderr.strip()[-1000:]}")
+            raise EngineFailed(f"mmdebstrap failed: {made.stderr.strip()[-1000:]}")
         path = "/usr/local/bin:/usr/local/sbin:/usr/bin:/usr/sbin:/bin:/sbin"
         changes = [f"ENV PATH={path} LANG=C.UTF-8", 'CMD ["python3"]']
         engine.docker("import", *(part for change in changes for part in ("-c", change)), str(tar), tag)

@@ -54,7 +54,7 @@ def measured() -> Callable[[str], None]:
 
 @pytest.fixture(scope="session")
 def engine() -> Iterator[Engine]:
-    """A Docker engine of our own; where the machine cannot have one, what needs it is skipped with the reason."""
+    """A Docker engine of our own; on a machine that is not one for it, what needs it is skipped with the reason."""
     try:
         with running() as ours:
             yield ours

@@ -21,7 +21,7 @@ import sys
 import time
 from collections.abc import Iterator, Mapping
 
-from tests.deploy.engine_programs import Unavailable, check_machine, obtain
+from tests.deploy.engine_programs import EngineFailed, Unavailable, check_machine, obtain
 
 #: Longest wait for the daemon to answer or to end, and for another test run to let go of it, seconds (chosen).
 ANSWER_LIMIT_S, STOP_LIMIT_S, BUSY_LIMIT_S = 60.0, 60.0, 1800.0
@@ -71,7 +71,7 @@ class Engine:
         return False
 
     def start(self) -> None:
-        """Start the daemon unless it runs. Raises `Unavailable`."""
+        """Start the daemon unless it runs. Raises `Unavailable`, `EngineFailed`."""
         check_machine()
         self.folder.mkdir(parents=True, exist_ok=True)
         obtain(self.folder)
@@ -91,7 +91,7 @@ class Engine:
         if not self.runs():
             daemon.kill()
             daemon.wait()
-            raise Unavailable("the daemon does not start:\n" + self.log()[-2000:])
+            raise EngineFailed("the daemon does not start:\n" + self.log()[-2000:])
 
     def stop(self) -> None:
         """End the daemon and what it leaves behind: mounts of networks, empty control groups."""
@@ -107,10 +107,10 @@ class Engine:
             _remove_empty(group)
 
     def remove(self) -> None:
-        """Remove the folder of a stopped engine. Raises `Unavailable` while something of it is still mounted."""
+        """Remove the folder of a stopped engine. Raises `EngineFailed` while something of it is still mounted."""
         mounted = _mounts_below(self.folder)
         if mounted:
-            raise Unavailable(f"still mounted: {' '.join(mounted)}")
+            raise EngineFailed(f"still mounted: {' '.join(mounted)}")
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def log(self) -> str:
@@ -140,7 +140,7 @@ class CommandFailed(RuntimeError):
 
 @contextlib.contextmanager
 def running(folder: pathlib.Path | None = None) -> Iterator[Engine]:
-    """Have the engine for a while; one that ran before stays. Raises `Unavailable`.
+    """Have the engine for a while; one that ran before stays. Raises `Unavailable`, `EngineFailed`.
 
     One test run at a time: others wait.
     """
@@ -149,7 +149,7 @@ def running(folder: pathlib.Path | None = None) -> Iterator[Engine]:
     engine.folder.mkdir(parents=True, exist_ok=True)
     with (engine.folder / "lock").open("w") as lock:
         if not _true_within(BUSY_LIMIT_S, lambda: _locks(lock.fileno()), every_s=1):
-            raise Unavailable(f"another test run has held {engine.folder} for {BUSY_LIMIT_S:.0f} s")
+            raise EngineFailed(f"another test run has held {engine.folder} for {BUSY_LIMIT_S:.0f} s")
         ran = engine.runs()
         engine.start()
         try:
@@ -168,7 +168,7 @@ def main() -> int:
     if command == "start":
         try:
             engine.start()
-        except Unavailable as reason:
+        except (Unavailable, EngineFailed) as reason:
             print(f"no engine here: {reason}", file=sys.stderr)
             return 1
     elif command in ("stop", "remove"):

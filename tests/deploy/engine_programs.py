@@ -23,14 +23,26 @@ BINARIES, PLUGINS = ("usr/bin", "usr/sbin"), "usr/libexec/docker/cli-plugins"
 KEYRING = pathlib.Path("/usr/share/keyrings/debian-archive-keyring.gpg")
 
 
+#: Capabilities without which root cannot run containers (CAP_NET_ADMIN, CAP_SYS_ADMIN), as bits.
+CAPABILITIES = 1 << 12 | 1 << 21
+
+
 class Unavailable(RuntimeError):
-    """This machine cannot run an engine; the message says why."""
+    """This machine is not one to run an engine on; the message says why."""
+
+
+class EngineFailed(RuntimeError):
+    """It is one, and yet something went wrong; the message says what."""
 
 
 def check_machine() -> None:
-    """Raise `Unavailable` where there is no root, no apt, or another system than Debian."""
+    """Raise `Unavailable` where there is no root, no right to make containers, or another system than Debian."""
     if os.geteuid() != 0:
         raise Unavailable("not root")
+    status = pathlib.Path("/proc/self/status").read_text(encoding="ascii")
+    effective = int(next(line for line in status.splitlines() if line.startswith("CapEff:")).split()[1], 16)
+    if effective & CAPABILITIES != CAPABILITIES:
+        raise Unavailable("root without the capabilities to make containers")
     if shutil.which("apt-get") is None or not KEYRING.exists():
         raise Unavailable("not a Debian with apt-get")
 
@@ -50,13 +62,13 @@ def obtain(folder: pathlib.Path) -> None:
 
 
 def apt(*arguments: str, options: tuple[str, ...] = (), cwd: pathlib.Path | None = None) -> str:
-    """Run apt-get and return what it printed. Raises `Unavailable` with its last words."""
+    """Run apt-get and return what it printed. Raises `EngineFailed` with its last words."""
     environ = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
     done = subprocess.run(
         ["apt-get", "-qq", *options, *arguments], env=environ, cwd=cwd, capture_output=True, text=True, check=False
     )
     if done.returncode:
-        raise Unavailable(f"apt-get {' '.join(arguments)} failed: {done.stderr.strip()[-500:]}")
+        raise EngineFailed(f"apt-get {' '.join(arguments)} failed: {done.stderr.strip()[-500:]}")
     return done.stdout
 
 
@@ -88,7 +100,7 @@ def mirrors() -> dict[str, str]:
     fields = [row.split() for row in rows.splitlines()]
     found = {row[2]: row[3] for row in fields if len(row) == 4 and row[:2] == ["Debian", "main"]}
     if not found:
-        raise Unavailable("apt-get takes no package from Debian here")
+        raise EngineFailed("apt-get takes no package from Debian here")
     return found
 
 
