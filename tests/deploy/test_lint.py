@@ -104,7 +104,7 @@ def test_hadolint(lint):
 
 @pytest.mark.parametrize("unit", UNITS, ids=lambda unit: unit.name)
 def test_exposure(lint, unit):
-    """At most 2.0; the running units are measured in test_vm.py."""
+    """At most 2.0; the running units are measured in on_vm/."""
     if shutil.which("systemd-analyze") is None:
         pytest.skip("no systemd-analyze here")
     clean(lint("systemd-analyze", "security", "--offline=true", "--no-pager", "--threshold=20", unit))
