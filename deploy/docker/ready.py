@@ -1,7 +1,7 @@
 """The service image's health check: ready or not, and why not.
 
-Docker runs it in the container; what it prints is in `docker inspect`. It restarts nothing: a container is unhealthy for
-as long as some model cannot be asked, and a web half whose models still load is not broken.
+Docker runs it in the container; what it prints is in `docker inspect`. It restarts nothing: a container is
+unhealthy for as long as some model cannot be asked, and a web half whose models still load is not broken.
 """
 
 import json

@@ -136,7 +136,8 @@ def failure(model: Mapping[str, Any]) -> str:
     states = [replica["state"] for replica in model["replicas"]]
     if model["ready"] or not states or any(state != "FAILED" for state in states):
         return ""
-    return "{} FAILED: {}".format(model["name"], model["last_error"] or model["state"])
+    why = ". ".join(text for text in (model["last_error"] or model["state"], model.get("advice")) if text)
+    return "{} FAILED: {}".format(model["name"], why)
 
 
 def _message(answer: Any) -> str:
