@@ -30,6 +30,7 @@ SOURCES: dict[str, list[str]] = {
         "--constraint=requirements/dev.txt",
     ],
     "supervisor-py38.txt": ["requirements/supervisor-py38.in", "--python-version=3.8"],
+    "lint.txt": ["requirements/lint.in", "--python-version=3.11"],
     "demo.txt": ["requirements/demo.in", "--no-deps", "--python-version=3.11"],
     "supervisor-ipu.txt": [
         "requirements/supervisor-ipu.in",
