@@ -50,6 +50,8 @@ keepalive = 65
 graceful_timeout = int(settings.request_limit_s) + 5
 preload_app = False
 control_socket_disable = True
+#: Gunicorn itself believes no X-Forwarded-Proto, not even of this machine's own peers: SERVER_PROXIES decides alone.
+forwarded_allow_ips = ""
 worker_tmp_dir = MEMORY if os.access(MEMORY, os.W_OK) else None
 accesslog = None
 loglevel = settings.config.log_level.lower()
