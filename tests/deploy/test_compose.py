@@ -188,7 +188,7 @@ def test_the_web_half_is_replaced_behind_nginx_without_losing_a_request(stack, m
         load.go_on(wait_until)
         stack.run("deploy/docker/roll.sh")
         load.go_on(wait_until)
-    assert (load.errors, load.wrong()) == ({}, {})
+    assert (load.errors, load.wrong()) == ({}, {}), stack.logs("nginx")[-20:]
     measured(f"compose: web half replaced under 4 clients: {len(load.asked)} requests, no error")
     assert stack.inspect("service", "{{.Id}}") != old
     assert lives(stack) == models
