@@ -4,6 +4,7 @@ One thread does everything: what answers a probe is what computes. Started by a 
 specification (JSON) to its stdin.
 """
 
+import contextlib
 import ctypes
 import json
 import os
@@ -184,22 +185,23 @@ def serve(link: Link, model: Model) -> NoReturn:
             link.say(model.run(message))
 
 
-def live(link: Link, spec: Mapping[str, Any]) -> NoReturn:
-    """Load, wait for the turn to compile, compile and warm up, then serve. Raises what goes wrong."""
+def live(link: Link, spec: Mapping[str, Any], at_end: contextlib.ExitStack) -> NoReturn:
+    """Load, wait for the turn to compile, compile and warm up, then serve; `at_end` gives the devices back.
+
+    Raises what goes wrong.
+    """
     link.say(messages.Hello(os.getpid()))
     _go_to(spec["folder"])
     model, identity = load(spec)
+    at_end.callback(model.close)
     signal.signal(signal.SIGTERM, _leave)
     link.say(messages.Loaded(identity))
     while not isinstance(link.hear(), messages.CompileGranted):
         log.event("unexpected_message", 30, model=spec["model"])
-    try:
-        began = time.perf_counter()
-        compiled, from_cache = model.compile()
-        link.say(messages.Ready(time.perf_counter() - began, compiled, from_cache))
-        serve(link, model)
-    finally:
-        model.close()
+    began = time.perf_counter()
+    compiled, from_cache = model.compile()
+    link.say(messages.Ready(time.perf_counter() - began, compiled, from_cache))
+    serve(link, model)
 
 
 def _go_to(folder: str) -> None:
@@ -222,14 +224,16 @@ def main() -> None:
     signal.signal(signal.SIGTERM, _leave)
     log.configure(spec["log_level"], spec["log_format"])
     link = Link(spec["replica"], spec["endpoint"])
-    try:
-        live(link, spec)
-    except Exception as error:  # noqa: BLE001  # a model file may raise anything
-        unable = _unable(faults.of(error) or error)
-        log.event("replica_unable", 40, exc_info=not unable.final, replica=spec["replica"], error=unable.reason)
-        sys.stderr.flush()
-        link.say(unable)
-        sys.exit(EXIT_UNABLE)
+    # What went wrong is said before the devices are given back: a broken one may never let go.
+    with contextlib.ExitStack() as at_end:
+        try:
+            live(link, spec, at_end)
+        except Exception as error:  # noqa: BLE001  # a model file may raise anything
+            unable = _unable(faults.of(error) or error)
+            log.event("replica_unable", 40, exc_info=not unable.final, replica=spec["replica"], error=unable.reason)
+            sys.stderr.flush()
+            link.say(unable)
+            sys.exit(EXIT_UNABLE)
 
 
 def _unable(error: BaseException) -> messages.Unable:
