@@ -13,7 +13,6 @@ import os
 import signal
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 
@@ -40,7 +39,8 @@ class Halves:
         self._commands = commands
         self._environ = dict(environ)
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
-        self._stop = threading.Event()
+        # A plain flag: a lock (and so an Event) would be waited for in the handler by the one who holds it.
+        self._told_to_stop = False
         self._interrupts = 0
 
     def run(self, look: Callable[[], None]) -> int:
@@ -49,8 +49,9 @@ class Halves:
             signal.signal(number, self._on_signal)
         try:
             self._start()
-            while not self._stop.wait(LOOK_EVERY_S) and not self._ended():
+            while not self._told_to_stop and not self._ended():
                 look()
+                time.sleep(LOOK_EVERY_S)
             return self._exit_code()
         finally:
             self._end()
@@ -58,14 +59,14 @@ class Halves:
     def _on_signal(self, number: int, frame: object) -> None:
         """Note the signal; kill at a second Ctrl-C (a second SIGTERM may be the same one, passed on by make)."""
         self._interrupts += number == signal.SIGINT
-        self._stop.set()
+        self._told_to_stop = True
         if self._interrupts > 1:
             self._signal_groups(signal.SIGKILL)
 
     def _start(self) -> None:
         """Start one process after the other, unless told to stop meanwhile."""
         for name, command in self._commands.items():
-            if not self._stop.is_set():
+            if not self._told_to_stop:
                 self._processes[name] = subprocess.Popen(
                     command,
                     env=self._environ,
@@ -81,7 +82,7 @@ class Halves:
 
     def _exit_code(self) -> int:
         """Return 0 when told to stop, else the code of the first half that ended (as a shell tells it)."""
-        if self._stop.is_set():
+        if self._told_to_stop:
             say("stopping both halves (Ctrl-C again kills them)")
             return 0
         name = self._ended()[0]

@@ -20,9 +20,7 @@ STUBBORN = [
     "-c",
     "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('sleeper', flush=True); time.sleep(600)",
 ]
-RUNNER = (
-    "import json, os, sys; from tools.run import Halves; sys.exit(Halves(json.loads(sys.argv[1]), os.environ).run(id))"
-)
+RUNNER = "import json, os, sys; from tools.run import Halves; sys.exit(Halves(json.loads(sys.argv[1]), os.environ).run(dict))"
 
 pytestmark = [pytest.mark.service, pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")]
 
@@ -85,6 +83,21 @@ def test_a_second_sigterm_does_not_kill_because_make_passes_it_on(run_halves, wa
     os.kill(child.pid, signal.SIGTERM)
     assert child.wait() == 0
     assert "orderly" in child.log_text()
+
+
+def test_signals_in_the_middle_of_whatever_the_runner_does_stop_it(spawn, wait_until, short_dir):
+    """Strike at every Python call from the first look on, the handler's own and those that hold locks among them."""
+    strike = (
+        "import json, os, signal, sys; from tools.run import Halves\n"
+        "def look():\n"
+        "    sys.setprofile(lambda frame, event, arg: event == 'call' and os.kill(os.getpid(), signal.SIGTERM))\n"
+        "code = Halves(json.loads(sys.argv[1]), os.environ).run(look)\n"
+        "sys.setprofile(None); sys.exit(code)"
+    )
+    environ = {"MARK": str(short_dir)}
+    child = spawn([sys.executable, "-c", strike, json.dumps({"one": SLEEPER})], environ, cwd=str(ROOT))
+    assert child.wait() == 0
+    wait_until(lambda: not carrying(str(short_dir)), what="no process is left")
 
 
 def test_halves_end_when_the_runner_is_killed(run_halves):
