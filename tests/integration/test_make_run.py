@@ -20,7 +20,13 @@ STUBBORN = [
     "-c",
     "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('sleeper', flush=True); time.sleep(600)",
 ]
-RUNNER = "import json, os, sys; from tools.run import Halves; sys.exit(Halves(json.loads(sys.argv[1]), os.environ).run(dict))"
+RUNNER = "import json, os, sys; from tools.run import Halves; halves = Halves(json.loads(sys.argv[1]), os.environ)\n"
+WAIT = "sys.exit(halves.run(dict))"
+STRIKE = """
+def look(): sys.setprofile(lambda frame, event, arg: event == "call" and os.kill(os.getpid(), 15))
+code = halves.run(look)
+sys.setprofile(None)
+sys.exit(code)"""
 
 pytestmark = [pytest.mark.service, pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")]
 
@@ -42,7 +48,9 @@ def run_halves(spawn, wait_until, short_dir):
     """Start the runner on stand-ins, and wait until `ready` of them have said so."""
 
     def start(ready=2, **commands):
-        child = spawn([sys.executable, "-c", RUNNER, json.dumps(commands)], {"MARK": str(short_dir)}, cwd=str(ROOT))
+        child = spawn(
+            [sys.executable, "-c", RUNNER + WAIT, json.dumps(commands)], {"MARK": str(short_dir)}, cwd=str(ROOT)
+        )
         wait_until(lambda: child.log_text().count("sleeper") >= ready)
         return child
 
@@ -87,15 +95,8 @@ def test_a_second_sigterm_does_not_kill_because_make_passes_it_on(run_halves, wa
 
 def test_signals_in_the_middle_of_whatever_the_runner_does_stop_it(spawn, wait_until, short_dir):
     """Strike at every Python call from the first look on, the handler's own and those that hold locks among them."""
-    strike = (
-        "import json, os, signal, sys; from tools.run import Halves\n"
-        "def look():\n"
-        "    sys.setprofile(lambda frame, event, arg: event == 'call' and os.kill(os.getpid(), signal.SIGTERM))\n"
-        "code = Halves(json.loads(sys.argv[1]), os.environ).run(look)\n"
-        "sys.setprofile(None); sys.exit(code)"
-    )
     environ = {"MARK": str(short_dir)}
-    child = spawn([sys.executable, "-c", strike, json.dumps({"one": SLEEPER})], environ, cwd=str(ROOT))
+    child = spawn([sys.executable, "-c", RUNNER + STRIKE, json.dumps({"one": SLEEPER})], environ, cwd=str(ROOT))
     assert child.wait() == 0
     wait_until(lambda: not carrying(str(short_dir)), what="no process is left")
 
