@@ -212,7 +212,8 @@ def _go_to(folder: str) -> None:
 
 
 def _leave(number: int, frame: Any) -> None:
-    """End on SIGTERM by unwinding, so that devices are given back."""
+    """End on SIGTERM by unwinding, so that devices are given back; a second one does not interrupt that."""
+    signal.signal(number, signal.SIG_IGN)
     sys.exit(0)
 
 

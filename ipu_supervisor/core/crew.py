@@ -21,7 +21,7 @@ PROBE_LIMIT_S = 5.0
 STALE_S = 0.5
 #: From spawn to the first word of the process (interpreter start and imports), seconds.
 START_LIMIT_S = 120.0
-#: From SIGTERM to SIGKILL, and from one SIGKILL to the next, seconds.
+#: From SIGTERM, or a replica's word that it ends, to SIGKILL, and from one SIGKILL to the next, seconds.
 GRACE_S = 5.0
 
 
@@ -183,10 +183,16 @@ class Crew:
             return []
         if replica.state is State.STOPPING:
             return []
+        note = Note("replica_stopping", {"model": self.settings.model, "replica": replica.name, "reason": why})
+        return [note, *self.ending(replica, now), Terminate(replica.name)]
+
+    def ending(self, replica: Replica, now: float) -> List[Action]:
+        """Await the end of a replica: its process is killed when it outlives its grace."""
+        if replica.state is State.STOPPING:
+            return []
         replica.happened(Event.STOP, now)
         replica.probe_sent_at = None
-        note = Note("replica_stopping", {"model": self.settings.model, "replica": replica.name, "reason": why})
-        return [note, CompileOver(replica.name), Terminate(replica.name)]
+        return [CompileOver(replica.name)]
 
     def forgive(self) -> None:
         """Hold the first death of an input that is now found guilty against no replica."""

@@ -109,7 +109,7 @@ class Pool:
         elif isinstance(message, Ready):
             return self._ready(replica, message, now)
         elif isinstance(message, Unable):
-            return self._unable(replica, message)
+            return self._unable(replica, message, now)
         return []
 
     def granted(self, name: str, now: float) -> List[Action]:
@@ -134,8 +134,8 @@ class Pool:
         measured = LoadMeasured(self.settings.model, load_s)
         return [CompileOver(replica.name), measured, Note("replica_ready", fields), *self.crew.reconcile(now)]
 
-    def _unable(self, replica: Replica, message: Unable) -> List[Action]:
-        """Note why a replica can serve no more; its exit follows."""
+    def _unable(self, replica: Replica, message: Unable, now: float) -> List[Action]:
+        """Note why a replica can serve no more; its exit follows, and what it had aboard does not wait for that."""
         self.crew.last_error = replica.reason = message.reason
         replica.advice, replica.alarm = message.advice, message.alarm
         if message.final:
@@ -146,7 +146,7 @@ class Pool:
             batch, replica.aboard = replica.aboard, []
             self.requests.returned(batch)
         fields = {"model": self.settings.model, "replica": replica.name, "reason": message.reason}
-        return [Note("replica_unable", fields)]
+        return [Note("replica_unable", fields), *self.crew.ending(replica, now), *self._abandon(replica, now)]
 
     def unleased(self, name: str, why: str, now: float) -> List[Action]:
         """Have a replica that could not be started for want of devices wait; nothing is held against it."""

@@ -18,7 +18,7 @@ class State(str, enum.Enum):
     READY = "READY"
     BUSY = "BUSY"
     DRAINING = "DRAINING"
-    #: SIGTERM was sent; the process may still hold its devices.
+    #: SIGTERM was sent, or it said that it ends; the process may still hold its devices.
     STOPPING = "STOPPING"
     STOPPED = "STOPPED"
     #: Waits to be started again.

@@ -109,6 +109,17 @@ def test_a_hang_in_native_code_is_terminated_then_killed_and_answered(stack, wai
     assert pid not in stack.machine.holders().values()
 
 
+def test_a_broken_device_that_never_lets_go_is_told_at_once_and_its_replica_killed(stack, wait_until):
+    stack.machine.inject(when="execute", kind="LINK_RESET")
+    stack.machine.inject(when="detach", kind="hang")
+    answer = stack.qa(question=question("detach"))
+    assert (answer.status, answer.body["error"]["code"]) == (503, "NOT_READY")
+    wait_until(lambda: stack.states() == ["FAILED"])
+    assert "killed by SIGKILL" in stack.daemon.model().replicas[0].last_exit
+    assert stack.model()["last_error"].startswith("LINK_RESET: ")
+    assert stack.machine.holders() == {}
+
+
 def test_long_messages_of_the_library_lie_in_the_replicas_own_folder(stack, wait_until):
     stack.machine.inject(when="execute", kind="long_message")
     assert stack.qa(question=question("long")).status == 200

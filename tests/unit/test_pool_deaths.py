@@ -2,6 +2,7 @@
 
 from ipu_supervisor.core import actions
 from ipu_supervisor.core.batching import filling
+from ipu_supervisor.core.crew import GRACE_S
 from ipu_supervisor.protocol.errors import ErrorCode
 from ipu_supervisor.protocol.messages import Hello, Unable
 from tests.unit.histories import History
@@ -319,6 +320,20 @@ def test_what_was_aboard_a_broken_device_is_run_elsewhere_and_not_blamed():
     history.boot_all()
     history.answer()
     assert history.results(lost) == ["a"]
+
+
+def test_a_replica_that_ends_is_not_waited_for_by_what_was_aboard_and_killed_after_its_grace():
+    history = ready(replicas=2)
+    aboard = history.call("a")
+    history.says("m-1.1", Unable("LINK_RESET: gone", final=True, alarm=True, blameless=True))
+    assert history.states() == ["STOPPING", "BUSY"]
+    history.answer("m-2.1")
+    assert history.results(aboard) == ["a"]
+    history.pass_time(GRACE_S)
+    assert history.noted("replica_killed") == 1
+    history.dies("m-1.1")
+    assert history.states() == ["FAILED", "READY"]
+    assert history.pool.crew.last_error == "LINK_RESET: gone"
 
 
 def test_a_reset_counts_against_what_was_aboard():

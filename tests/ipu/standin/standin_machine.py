@@ -7,9 +7,9 @@ IPUs are aligned powers of two, numbered as `gc-info -l` numbers them.
 Environment: STANDIN_FOLDER (needed), STANDIN_IPUS (default 4), STANDIN_IPU_VERSION (2 or 21, default 2) and
 STANDIN_COMPILE_S (what a compile takes, seconds, default 0).
 
-STANDIN_FOLDER/fault is one JSON object. `when` and `kind` are needed; `times` says how many strikes over all processes
-it lasts (1; -1: always), `model` is a part of the name of the model's class (any), `type` and `message` replace the
-error's.
+STANDIN_FOLDER/fault-WHEN is one JSON object. `when` and `kind` are needed; `times` says how many strikes over all
+processes it lasts (1; -1: always), `model` is a part of the name of the model's class (any), `type` and `message`
+replace the error's.
 """
 
 import contextlib
@@ -20,7 +20,7 @@ import pathlib
 import time
 from typing import Any, Dict, Iterator, List, Optional, Sequence, Union
 
-WHENS = ("attach", "compile", "execute")
+WHENS = ("attach", "compile", "execute", "detach")
 RESETS = ("IPU_RESET", "LINK_RESET", "PARTITION_RESET", "FULL_RESET")
 KINDS = (*RESETS, "unrecoverable", "out_of_memory", "acquire", "other", "hang", "long_message")
 
@@ -122,21 +122,21 @@ def executions(where: Folder) -> Dict[int, int]:
 
 
 def set_fault(where: Folder, **fault: Any) -> None:
-    """Inject a fault, in place of one that is there."""
-    path = pathlib.Path(where) / "fault"
-    new = path.with_name("fault.new-{}".format(os.getpid()))
-    new.write_text(json.dumps(_checked(fault)))
+    """Inject a fault, in place of one for the same moment."""
+    path = pathlib.Path(where) / "fault-{}".format(_checked(fault)["when"])
+    new = path.with_name("new-fault-{}".format(os.getpid()))
+    new.write_text(json.dumps(fault))
     new.replace(path)
 
 
 def take_fault(when: str, model: str) -> Optional[Dict[str, Any]]:
     """Take the fault that strikes a model now, once for each of its times over all processes."""
-    path = folder() / "fault"
+    path = folder() / "fault-{}".format(when)
     if not path.exists():
         return None
     with _alone(folder()):
         fault = _checked(json.loads(path.read_text())) if path.exists() else None
-        if fault is None or fault["when"] != when or fault.get("model", "") not in model:
+        if fault is None or fault.get("model", "") not in model:
             return None
         left = fault.get("times", 1)
         if left == 1:

@@ -91,6 +91,7 @@ class PoplarExecutor:
     def detachFromDevice(self) -> None:
         """Give the IPUs back; the program stays."""
         self._needs(attached=True)
+        poptorch_core.strike("detach", self._name())
         self._release()
 
     def destroy(self) -> None:
