@@ -32,6 +32,11 @@ _children = pytest.StashKey[List["Child"]]()
 _left_out: Dict[str, str] = {}
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """Start children as a terminal does, also where the suite runs in the background of a shell that ignores SIGINT."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
 def pytest_ignore_collect(collection_path: pathlib.Path) -> Optional[bool]:
     """Leave a file out on Python 3.8 when it imports at its top what is not there."""
     if sys.version_info >= (3, 9) or collection_path.suffix != ".py" or not collection_path.name.startswith("test_"):
