@@ -85,11 +85,15 @@ setup() {
 
 # Whoever may do everything on the host also keeps its units up to date; for others an administrator does.
 deploy() {
-    if on_host 'sudo -n true' 2>/dev/null; then
-        setup --deploy-user "$DEPLOY_USER"
-    elif ! on_host 'test -x /usr/local/sbin/model-server'; then
-        fail "this host is not prepared, and $DEPLOY_USER may not do it: let an administrator run \`remote.sh setup\`"
-    fi
+    local rights
+    rights=$(on_host 'if sudo -n true 2>/dev/null; then echo all
+        elif test -x /usr/local/sbin/model-server; then echo deploy; else echo none; fi') \
+        || fail "could not ask $HOST_IP as $DEPLOY_USER; nothing was sent"
+    case ${rights##*$'\n'} in
+        all) setup --deploy-user "$DEPLOY_USER" ;;
+        deploy) ;;
+        *) fail "this host is not prepared: let an administrator run \`remote.sh setup --deploy-user $DEPLOY_USER\`" ;;
+    esac
     on_host "sudo -n /usr/local/sbin/model-server deploy $commit $checksum" <"$private/release.tar.gz"
 }
 
@@ -100,8 +104,15 @@ main() {
     check_settings
     open_connection
     case $command in
-        setup) pack && setup "$@" ;;
-        deploy) pack && deploy ;;
+        # Two lines each: in `pack && deploy` a pack that fails half-way would go on.
+        setup)
+            pack
+            setup "$@"
+            ;;
+        deploy)
+            pack
+            deploy
+            ;;
         *) on_host "sudo -n /usr/local/sbin/model-server $command" ;;
     esac
 }
