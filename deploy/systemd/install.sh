@@ -2,7 +2,7 @@
 # Prepares this host for deployments: users, units, the command `model-server`. Run again, it brings them up to date.
 # It starts nothing, installs no package, and keeps settings that are there. uninstall.sh takes away what it made.
 # usage: sudo deploy/systemd/install.sh [--deploy-user NAME] [--device cuda|ipu]
-#   --deploy-user NAME   let NAME run `sudo model-server` without a password: enough for deploy/remote.sh and workflows
+#   --deploy-user NAME   let NAME, too, run `sudo model-server` without a password: enough for remote.sh and workflows
 #   --device cuda|ipu    let the model processes open this machine's accelerators
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
@@ -11,6 +11,8 @@ umask 022
 units=/etc/systemd/system
 library=/usr/local/lib/model-server
 manifest=$library/manifest
+releases=/opt/model-server
+sudoers=/etc/sudoers.d/model-server
 deploy_user='' device=''
 
 fail() {
@@ -40,7 +42,13 @@ put() {
     grep -qxF "$3" "$manifest" || echo "$3" >>"$manifest"
 }
 
-mkdir -p "$library"
+# The lock of deployments: one that goes on must not have its units and its tool exchanged.
+mkdir -p "$library" "$releases" /etc/model-server
+exec 9>"$releases/lock"
+flock --nonblock 9 || {
+    echo "install.sh: another deployment is going on" >&2
+    exit 75
+}
 touch "$manifest"
 
 for file in deploy/systemd/model-server*; do
@@ -56,13 +64,14 @@ put 0755 deploy/systemd/command.py /usr/local/sbin/model-server
 if [ -n "$deploy_user" ]; then
     scratch=$(mktemp)
     trap 'rm -f "$scratch"' EXIT
-    echo "$deploy_user ALL=(root) NOPASSWD: /usr/local/sbin/model-server" >"$scratch"
+    rule="$deploy_user ALL=(root) NOPASSWD: /usr/local/sbin/model-server"
+    [ ! -e "$sudoers" ] || grep -vxF "$rule" "$sudoers" >"$scratch" || true
+    echo "$rule" >>"$scratch"
     visudo --check --quiet --file "$scratch" || fail "sudo would not take a rule for $deploy_user"
-    put 0440 "$scratch" /etc/sudoers.d/model-server
+    put 0440 "$scratch" "$sudoers"
 fi
 
 systemd-sysusers "$PWD/deploy/systemd/sysusers.conf"
-mkdir -p /etc/model-server /opt/model-server
 [ -e /etc/model-server/env ] || install -m 0600 deploy/systemd/env /etc/model-server/env
 systemctl daemon-reload
 echo "installed; settings are in /etc/model-server/env, the next step is a deployment"

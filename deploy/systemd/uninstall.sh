@@ -41,7 +41,10 @@ rm -f "$releases"/{current,previous,supervisor.started,lock}
 rmdir "$releases" 2>/dev/null || true
 
 if [ "${1:-}" = --purge ]; then
-    rm -rf /etc/model-server /var/cache/model-server /var/cache/model-server-build
+    # By name: certificates may lie there too.
+    rm -f /etc/model-server/{env,host.conf}
+    rmdir /etc/model-server 2>/dev/null || echo "/etc/model-server holds more than settings and stays"
+    rm -rf /var/cache/model-server /var/cache/model-server-build
     for user in model-server model-server-web model-server-build; do
         userdel "$user" 2>/dev/null || true
     done
