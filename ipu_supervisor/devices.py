@@ -10,6 +10,7 @@ from typing import Any, Dict, List, Mapping, Optional
 from ipu_supervisor import layout
 from ipu_supervisor.config import EXIT_CONFIG, EXIT_DEVICES, Config, ConfigError, ModelConfig
 from ipu_supervisor.core.batching import SINGLY, Cost, filling
+from ipu_supervisor.core.crew import PoolSettings
 
 #: Largest batch on a GPU when none is set (chosen: fits any common card with sequences of 512 tokens).
 CUDA_BATCH = 32
@@ -55,7 +56,10 @@ def _layout_faults(model: ModelConfig, config: Config, environ: Mapping[str, str
     if config.checkpoints == "demo" and model.task:
         return ["{}: the demo's checkpoints have no layout for IPUs; set CHECKPOINTS=hub".format(model.name)]
     found = _configuration(model, environ) if model.task else None
-    faults = layout.layer_faults(model.ipu, found, model.task) if found is not None else []
+    try:
+        faults = layout.checkpoint_faults(model.ipu, model.shapes, found, model.task) if found is not None else []
+    except (KeyError, TypeError, ValueError):
+        faults = []  # It leaves something at a default that only Transformers knows.
     return ["{}: {}".format(model.name, fault) for fault in faults]
 
 
@@ -116,3 +120,19 @@ def cost(model: ModelConfig) -> Cost:
     cuda = model.device == "cuda" or (model.device == "auto" and bool(cuda_count()) and bool(model.task))
     largest = model.max_batch_size or (CUDA_BATCH if cuda else 1)
     return SINGLY if largest == 1 else filling(largest, model.max_batch_tokens)
+
+
+def pool_settings(model: ModelConfig, config: Config, load_s: Optional[float]) -> PoolSettings:
+    """Return what the pool of a model needs to know."""
+    return PoolSettings(
+        model=model.name,
+        replicas=model.replicas,
+        max_backlog=model.max_backlog,
+        deterministic=model.deterministic,
+        batch_limit_s=model.batch_limit_s,
+        load_limit_s=model.load_limit_s,
+        # Others compile nothing that takes the host's memory, and need not wait minutes for those that do.
+        in_turn=model.device == "ipu",
+        load_s=load_s,
+        cost=cost(model),
+    )

@@ -1,10 +1,11 @@
 """What an entry of `SERVER_MODELS` may say under `ipu`, and the rules it must keep. Torch-free: both halves read it.
 
 The rules are those of optimum-graphcore 0.7.1 and PopTorch 3.3; docs/ipu.md gives each one's source. What needs the
-checkpoint's configuration (how many layers it has) is checked by `layer_faults`, as soon as that file is at hand.
+checkpoint's configuration (how many layers it has) is checked by `checkpoint_faults`, as soon as that file is at hand.
 """
 
 import json
+import math
 import pathlib
 from typing import Any, Dict, List, Mapping, NamedTuple, Optional
 
@@ -18,10 +19,11 @@ GENERATION = frozenset({"summarization"})
 #: optimum-graphcore's default for everything else.
 MATMUL_PROPORTION = {"summarization": 0.15}
 DEFAULT_MATMUL_PROPORTION = 0.2
-#: Architectures (`model_type`) that optimum-graphcore 0.7.1 lays out for each task.
+#: Architectures (`model_type`) that optimum-graphcore 0.7.1 lays out for each task. Not mt5: its `parallelize` takes
+#: none of the arguments that `generate` needs.
 ARCHITECTURES = {
     "question-answering": ("bert", "deberta", "distilbert", "roberta"),
-    "summarization": ("bart", "mt5", "t5"),
+    "summarization": ("bart", "t5"),
     "sentence-embedding": ("bert", "mpnet"),
 }
 #: What `inference_parallelize_kwargs` may hold. Not `on_device_generation_steps`: in 0.7.1 its summaries end earlier.
@@ -160,6 +162,8 @@ def faults(ipu: Mapping[str, Any], task: str, entry: Mapping[str, Any], shapes: 
         found.append(
             "device: ipu programs are compiled for fixed lengths, and this model file has no `shapes(options)`"
         )
+    if task and task not in GENERATION and ipu["inference_parallelize_kwargs"]:
+        found.append("ipu.inference_parallelize_kwargs: only for a model that generates; leave it out")
     return [*found, *_generation_faults(ipu, shapes)] if task in GENERATION else found
 
 
@@ -261,12 +265,31 @@ def _spread(given: List[int], total: int) -> List[int]:
     return result
 
 
-def layer_faults(ipu: Mapping[str, Any], config: Mapping[str, Any], task: str) -> List[str]:
-    """Return what is wrong with complete settings for the checkpoint that has this `config.json`."""
+def checkpoint_faults(
+    ipu: Mapping[str, Any], shapes: Mapping[str, int], config: Mapping[str, Any], task: str
+) -> List[str]:
+    """Return what is wrong with complete settings for the checkpoint that has this `config.json`.
+
+    Raises `KeyError` where the file leaves a number of layers at its default.
+    """
     kind = config.get("model_type", "")
     if kind not in ARCHITECTURES.get(task, ()):
         text = "device: optimum-graphcore lays out no {!r} for {}; it has: {}"
         return [text.format(kind, task, ", ".join(ARCHITECTURES.get(task, ())) or "nothing")]
+    return layer_faults(ipu, config, task) + (_position_faults(shapes, config) if kind == "bart" else [])
+
+
+def _position_faults(shapes: Mapping[str, int], config: Mapping[str, Any]) -> List[str]:
+    """Return what is wrong with the length of a summary, where the decoder has learned so many positions."""
+    positions = config.get("max_position_embeddings", math.inf)
+    if shapes["max_new_tokens"] <= positions:
+        return []
+    text = "options.max_new_tokens: {}, but the checkpoint's decoder has {} positions; lower it"
+    return [text.format(shapes["max_new_tokens"], positions)]
+
+
+def layer_faults(ipu: Mapping[str, Any], config: Mapping[str, Any], task: str) -> List[str]:
+    """Return what is wrong with the number of layers on each IPU."""
     found = layers(config, task)
     planned, total = plan(ipu, found), found.encoder + found.decoder
     if min(planned) < 0 or sum(planned) != total:

@@ -6,6 +6,7 @@ specification (JSON) to its stdin.
 
 import contextlib
 import ctypes
+import importlib
 import json
 import os
 import pathlib
@@ -194,6 +195,10 @@ def live(link: Link, spec: Mapping[str, Any], at_end: contextlib.ExitStack) -> N
     _go_to(spec["folder"])
     model, identity = load(spec)
     at_end.callback(model.close)
+    if spec["device"] == "ipu":
+        # Takes SIGTERM when it is imported, which a model file may put off to its first batch.
+        with contextlib.suppress(ImportError):
+            importlib.import_module("poptorch")
     signal.signal(signal.SIGTERM, _leave)
     link.say(messages.Loaded(identity))
     while not isinstance(link.hear(), messages.CompileGranted):

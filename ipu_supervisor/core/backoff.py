@@ -16,6 +16,7 @@ class Backoff:
         self.restarts = 0
         self._deaths = 0
         self._failures = 0
+        self._given_up = False
 
     def progressed(self) -> None:
         """Forget what went wrong before: the replica answered a batch."""
@@ -40,8 +41,8 @@ class Backoff:
 
     def give_up(self) -> None:
         """Note that trying again cannot help."""
-        self._failures = GIVE_UP_AFTER
+        self._given_up = True
 
     def hopeless(self) -> bool:
-        """Say whether the replica failed too often in a row."""
-        return self._failures >= GIVE_UP_AFTER
+        """Say whether the replica failed too often in a row, or for good."""
+        return self._given_up or self._failures >= GIVE_UP_AFTER

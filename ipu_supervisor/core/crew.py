@@ -35,8 +35,8 @@ class PoolSettings:
     deterministic: bool = True
     batch_limit_s: float = 30.0
     load_limit_s: float = 1800.0
-    #: All replicas of all models: so many compiles may stand in line.
-    compiles: int = 1
+    #: Its compiles take turns with those of other models.
+    in_turn: bool = True
     #: The devices hold one replica more than `replicas` for the time of a rolling change.
     room_for_both: bool = True
     #: The last measured load of this model, seconds.
@@ -44,11 +44,13 @@ class PoolSettings:
     cost: Cost = SINGLY
 
     def limit_s(self, state: State) -> Optional[float]:
-        """Return how long a replica may stay in a state, seconds; `None` where it may rest."""
+        """Return how long a replica may stay in a state, seconds; `None` where it may rest.
+
+        One that waits to compile has no limit: each that compiles before it has.
+        """
         return {
             State.STARTING: START_LIMIT_S,
             State.LOADING: self.load_limit_s,
-            State.WAITING_TO_COMPILE: self.load_limit_s * self.compiles,
             State.COMPILING: self.load_limit_s,
             State.BUSY: self.batch_limit_s,
             State.DRAINING: self.batch_limit_s,
@@ -237,6 +239,17 @@ class Crew:
         """Want another number of replicas."""
         self.wanted = wanted
         return self.reconcile(now)
+
+    def make_room(self, for_both: bool) -> None:
+        """Note whether a new replica may be there beside the old; where not, one that only waits gives way to the old.
+
+        Else the old would keep the devices that the new one waits for.
+        """
+        if not for_both and self._members(False):
+            for replica in self._members(True):
+                if replica.state is State.BACKOFF:
+                    del self.places[replica.place]
+        self.room_for_both = for_both
 
     def reload(self, now: float) -> List[Action]:
         """Replace every replica by one of a new generation; what had failed is tried again."""

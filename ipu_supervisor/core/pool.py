@@ -105,7 +105,7 @@ class Pool:
         elif isinstance(message, Loaded):
             replica.happened(Event.LOADED, now)
             replica.identity = self.requests.identity = message.identity
-            return [WantCompile(replica.name)]
+            return [WantCompile(replica.name)] if self.settings.in_turn else self.granted(replica.name, now)
         elif isinstance(message, Ready):
             return self._ready(replica, message, now)
         elif isinstance(message, Unable):

@@ -42,7 +42,10 @@ class DeviceFault(RuntimeError):
 
 #: Every kind of error, and the remedy. Which message is which kind is for `kind_of` to say.
 TABLE: Dict[str, Remedy] = {
-    "BUSY": Remedy("Another process holds the IPUs; `gc-monitor` tells which.", waits=True),
+    "BUSY": Remedy(
+        "Another process holds the IPUs (`gc-monitor` tells which), or there are fewer than SUPERVISOR_IPUS says.",
+        waits=True,
+    ),
     "NO_SUCH_DEVICE": Remedy(
         "There are no such IPUs here; see `gc-info -l`, and lower ipu.ipus or ipu.replication.", final=True
     ),
@@ -66,6 +69,8 @@ TABLE: Dict[str, Remedy] = {
 RECOVERY = ("IPU_RESET", "LINK_RESET", "PARTITION_RESET", "FULL_RESET")
 #: What comes before the library's own call stack in a message.
 TRACE = "Error raised in:"
+#: Where the library writes messages of more than eighty lines (PopTorch), in the folder of the process.
+LONG_MESSAGES = "poptorch_error.log"
 #: What the library says of inputs that the compiled program was not made for: a fault of this program, not the device.
 MISMATCH = "inputs used to compile"
 
@@ -77,10 +82,19 @@ def of(error: BaseException) -> Optional[DeviceFault]:
         return error if isinstance(error, DeviceFault) else None
     for cause in _chain(error):
         if isinstance(cause, poptorch.Error):
-            text = " ".join(str(cause).partition(TRACE)[0].split())
+            text = " ".join((str(cause).partition(TRACE)[0] + _logged(cause)).split())
             kind = _kind(cause, text, poptorch)
             return DeviceFault(kind, text) if kind else None
     return None
+
+
+def _logged(error: BaseException) -> str:
+    """Return the beginning of what the library wrote to its file in place of a long message."""
+    try:
+        with open(LONG_MESSAGES, encoding="utf-8", errors="replace") as lines:
+            return ": " + lines.read(MAX_TEXT) if LONG_MESSAGES in str(error) else ""
+    except OSError:
+        return ""
 
 
 def _chain(error: BaseException) -> List[BaseException]:

@@ -137,7 +137,7 @@ def load(task: str, source: Source, spec: Spec) -> IpuEngine:
     if not poptorch.ipuHardwareIsAvailable():
         raise DeviceFault("NO_SUCH_DEVICE", "PopTorch sees no IPU")
     model, tokenizer = weights.model(task, source), weights.tokenizer(source)
-    faults = layout.layer_faults(spec.ipu, model.config.to_dict(), task)
+    faults = layout.checkpoint_faults(spec.ipu, spec.shapes, model.config.to_dict(), task)
     if faults:
         raise CheckpointError("{}: {}".format(source.checkpoint, "; ".join(faults)))
     try:
@@ -166,9 +166,10 @@ def _frozen(model: Any, spec: Spec) -> Any:
     config.update(num_beams=spec.shapes["num_beams"], max_new_tokens=spec.shapes["max_new_tokens"])
     config.use_cache = _layout_kwargs(model, spec)["use_cache"]
     least = spec.shapes.get("min_new_tokens")
-    if least is not None:
-        # Counts the start token; in place of the checkpoint's own, as newer versions of Transformers have it.
-        config.min_length = least + 1
+    # Counts the start token. The option comes in place of the checkpoint's own, as in newer versions of Transformers,
+    # which also let a summary be shorter than the checkpoint's own least length.
+    longest = spec.shapes["max_new_tokens"] + 1
+    config.min_length = min(config.min_length or 0, longest) if least is None else least + 1
     return config
 
 

@@ -7,10 +7,12 @@ older shape may import anything at its top, so it is never imported outside a re
 import ast
 import enum
 import hashlib
+import importlib.abc
 import importlib.util
 import pathlib
 import re
 import sys
+import types
 from typing import Any, List, NamedTuple, Optional, Sequence, Set, Type
 
 from ipu_supervisor.models.base import BasePipeline
@@ -37,6 +39,26 @@ class Shape(enum.Enum):
     BARE_PIPE = "module-level pipe and compile(pipe)"
 
 
+class _Loader(importlib.abc.InspectLoader):
+    """Loads a module from what its file holds now.
+
+    Python's own loader keeps compiled files, and takes an edit of equal size within a second for the old file.
+    """
+
+    def __init__(self, path: pathlib.Path) -> None:
+        """Read the file."""
+        self.source = path.read_bytes()
+        self._path = str(path)
+
+    def get_code(self, fullname: str) -> types.CodeType:
+        """Return the compiled file."""
+        return self.source_to_code(self.source, self._path)
+
+    def get_source(self, fullname: str) -> str:
+        """Return the file's text."""
+        return importlib.util.decode_source(self.source)
+
+
 class ModelFile(NamedTuple):
     """One model file: where it is, what shape it has, and the SHA-256 of its bytes."""
 
@@ -53,14 +75,19 @@ class ModelFile(NamedTuple):
         return pipeline
 
     def module(self) -> Any:
-        """Execute the file as a module. Raises `ModelFileError` when it cannot be imported."""
-        spec = importlib.util.spec_from_file_location("ipu_supervisor_model_" + self.name, str(self.path))
-        if spec is None or spec.loader is None:
+        """Execute the file as a module. Raises `ModelFileError` when it cannot be imported, or is not what was read."""
+        loader = _Loader(self.path)
+        if hashlib.sha256(loader.source).hexdigest() != self.sha256:
+            raise ModelFileError("{}: changed while it was read; reload again".format(self.path))
+        spec = importlib.util.spec_from_file_location(
+            "ipu_supervisor_model_" + self.name, str(self.path), loader=loader
+        )
+        if spec is None:
             raise ModelFileError("{}: cannot be imported".format(self.path))
         module = importlib.util.module_from_spec(spec)
         sys.modules[spec.name] = module  # where dataclasses and pickle look for the module of a class
         try:
-            spec.loader.exec_module(module)
+            loader.exec_module(module)
         except Exception as error:
             raise ModelFileError("{}: {}: {}".format(self.path, type(error).__name__, error)) from error
         return module

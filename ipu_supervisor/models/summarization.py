@@ -6,7 +6,7 @@ central sentences of the text.
 
 from typing import Any, Dict, List, Mapping
 
-from marshmallow import Schema, fields, validate
+from marshmallow import Schema, ValidationError, fields, validate, validates_schema
 
 from ipu_supervisor.models import extract, forward, vectors
 from ipu_supervisor.models.base import BasePipeline, OptionsSchema, text_field
@@ -68,6 +68,12 @@ class SummarizationOptions(OptionsSchema):
         validate=validate.Range(min=1),
         metadata={"description": "Sentences in an extracted summary; a text with no more comes back whole."},
     )
+
+    @validates_schema
+    def _check_lengths(self, options: Mapping[str, Any], **_: Any) -> None:
+        """Refuse a shortest summary that is longer than the longest."""
+        if (options["min_new_tokens"] or 0) > options["max_new_tokens"]:
+            raise ValidationError("Must be at most max_new_tokens.", "min_new_tokens")
 
 
 class Pipeline(BasePipeline):

@@ -21,6 +21,8 @@ from ipu_supervisor.protocol.messages import Call, Reply, Status, StatusQuery
 
 #: How long a status is good, seconds.
 STATUS_AGE_S = 1.0
+#: What is said of a supervisor that answers no question for its status.
+SILENT = "The supervisor does not answer."
 #: Codes that refuse a call as a whole when every item carries them.
 WHOLE = frozenset(
     {
@@ -84,7 +86,7 @@ class SupervisorClient:
     def status(self, deadline: Deadline) -> Status:
         """Return the supervisor's state, at most a second old. Raises `RequestError` when nobody answers in time."""
         if not self._status_lock.acquire(timeout=deadline.remaining_s()):
-            raise RequestError(ErrorCode.NOT_READY, "The supervisor does not answer.", 1.0)
+            raise RequestError(ErrorCode.NOT_READY, SILENT, 1.0)
         try:
             if self._status is None or time.monotonic() - self._status_at > self._status_age_s:
                 self._status = self._ask_status(deadline)
@@ -100,6 +102,8 @@ class SupervisorClient:
         try:
             return cast(Status, Exchange(self.line, _status_frame, None, deadline, None).run())
         except RequestError as error:
+            if error.code is ErrorCode.DEADLINE_EXCEEDED:
+                return RequestError(ErrorCode.NOT_READY, SILENT, 1.0)
             return error
 
 

@@ -162,8 +162,8 @@ class MachineChecks:
     # ---- errors ------------------------------------------------------------------------------------------------------
 
     def _too_many_ipus(self) -> str:
-        """Ask for a group that is larger than the machine."""
-        ipus = 2 * max(self.host.largest, 1)
+        """Ask for a group that is larger than the machine; of two programs, each for one."""
+        ipus = 2 * self.model.programs * max(self.host.largest, 1)
         if ipus > 64:
             raise NotTried("a replica may ask for 64 IPUs, and there are as many")
         entry = self._laid_out(**self._on(ipus))

@@ -28,6 +28,13 @@ def test_a_replica_on_ipus_gets_the_cache_and_a_folder_of_its_own(tmp_path, monk
     assert spec["models_path"] == [str(tmp_path)]
 
 
+def test_a_replica_on_ipus_finds_the_hubs_cache_where_the_supervisor_does(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    found = settings(device="ipu")
+    told = births.environ(found.models[0], found, {"HF_HOME": "hub", "HF_HUB_CACHE": ""})
+    assert (told["HF_HOME"], told["HF_HUB_CACHE"]) == (str(tmp_path / "hub"), "")
+
+
 def test_a_replica_on_another_device_stays_where_the_supervisor_is():
     found = settings()
     spec = births.spec("question_answering-1.1", found.models[0], found, "ipc://x", 1)

@@ -1,6 +1,8 @@
 """Model files: found by name, recognised by their syntax tree, imported only where that is allowed."""
 
 import hashlib
+import os
+import sys
 
 import pytest
 
@@ -87,6 +89,23 @@ def test_an_extra_folder_comes_before_the_built_in_one(write):
 def test_a_file_that_fails_on_import_says_why(write):
     with pytest.raises(catalog.ModelFileError, match="ZeroDivisionError"):
         catalog.find("mine", write(NEWER + "1 / 0\n")).load()
+
+
+def test_a_file_is_loaded_as_it_is_now_also_after_an_edit_of_equal_size_in_the_same_second(write, monkeypatch):
+    monkeypatch.setattr(sys, "dont_write_bytecode", False)
+    (folder,) = write(NEWER + "ANSWER = 1\n")
+    moment = (folder / "mine.py").stat().st_mtime
+    assert catalog.find("mine", [folder]).module().ANSWER == 1
+    write(NEWER + "ANSWER = 2\n")
+    os.utime(str(folder / "mine.py"), (moment, moment))
+    assert catalog.find("mine", [folder]).module().ANSWER == 2
+
+
+def test_a_file_that_changed_since_its_hash_was_taken_is_not_run(write):
+    found = catalog.find("mine", write(NEWER))
+    write(NEWER + "1 / 0\n")
+    with pytest.raises(catalog.ModelFileError, match="reload again"):
+        found.module()
 
 
 def test_a_file_may_hold_dataclasses(write):

@@ -69,6 +69,11 @@ def test_a_cached_checkpoint_is_checked_before_a_replica_starts(tmp_path):
             devices.check(settings(entry, SUPERVISOR_IPUS="4"), {"HF_HOME": str(tmp_path)})
 
 
+def test_a_configuration_that_leaves_numbers_at_their_defaults_is_left_to_the_replica(tmp_path):
+    (tmp_path / "config.json").write_text('{"model_type": "distilbert"}', encoding="utf-8")
+    devices.check(settings(on_ipu(checkpoint=str(tmp_path)), SUPERVISOR_IPUS="4"), {})
+
+
 def test_a_checkpoint_that_is_not_at_hand_is_left_to_the_replica(tmp_path):
     devices.check(settings(on_ipu(ipu={"layers_per_ipu": [3, 2]}), SUPERVISOR_IPUS="4"), {"HF_HOME": str(tmp_path)})
 

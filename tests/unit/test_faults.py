@@ -65,6 +65,14 @@ def test_an_error_is_found_behind_those_that_wrap_it(poptorch):
     assert told(wrapped).kind == "BUSY"
 
 
+def test_a_message_that_the_library_wrote_to_a_file_is_read_there(poptorch, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    error = poptorch.Error("In x: 'popart_exception': See poptorch_error.log for details")
+    assert told(error).kind == "OTHER"
+    (tmp_path / "poptorch_error.log").write_text("Out of memory: 3 tiles\n" + "line\n" * 100, encoding="utf-8")
+    assert told(error).kind == "OUT_OF_MEMORY"
+
+
 def test_inputs_of_another_shape_harm_no_device(poptorch):
     assert told(poptorch.Error("these are not the inputs used to compile the model")) is None
 

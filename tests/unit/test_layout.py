@@ -145,11 +145,24 @@ def test_encoder_and_decoder_share_no_ipu(plan):
 
 
 def test_an_architecture_without_a_layout_is_refused():
-    found = layout.layer_faults(complete(), {"model_type": "modernbert"}, QA)
+    found = layout.checkpoint_faults(complete(), {}, {"model_type": "modernbert"}, QA)
     assert found == [
         "device: optimum-graphcore lays out no 'modernbert' for question-answering; it has: bert, deberta, "
         "distilbert, roberta"
     ]
+
+
+def test_a_summary_may_be_as_long_as_the_decoder_has_positions():
+    config, ipu = {**BART, "max_position_embeddings": 100}, complete(SUMMARIZATION)
+    assert layout.checkpoint_faults(ipu, SHAPES[SUMMARIZATION], config, SUMMARIZATION) == []
+    longer = {**SHAPES[SUMMARIZATION], "max_new_tokens": 101}
+    found = layout.checkpoint_faults(ipu, longer, config, SUMMARIZATION)
+    assert found == ["options.max_new_tokens: 101, but the checkpoint's decoder has 100 positions; lower it"]
+
+
+def test_only_a_model_that_generates_takes_arguments_of_generation():
+    assert "leave it out" in faults(QA, inference_parallelize_kwargs={"num_beams": 3})
+    assert faults(SUMMARIZATION, inference_parallelize_kwargs={"num_beams": 3}) == ""
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from ipu_supervisor.core import actions
 from ipu_supervisor.core.batching import filling
 from ipu_supervisor.core.crew import GRACE_S
+from ipu_supervisor.core.replica import State
 from ipu_supervisor.protocol.errors import ErrorCode
 from ipu_supervisor.protocol.messages import Hello, Unable
 from tests.unit.histories import History
@@ -334,6 +335,17 @@ def test_a_replica_that_ends_is_not_waited_for_by_what_was_aboard_and_killed_aft
     history.dies("m-1.1")
     assert history.states() == ["FAILED", "READY"]
     assert history.pool.crew.last_error == "LINK_RESET: gone"
+
+
+def test_what_is_given_up_for_good_stays_so_whoever_is_found_guilty_meanwhile():
+    history = ready(replicas=2)
+    history.call("bad")
+    history.dies("m-1.1")
+    history.says("m-2.1", Unable("LINK_RESET: gone", final=True, alarm=True))
+    history.dies(next(name for name in history.alive if name != "m-2.1"))
+    history.dies("m-2.1")
+    assert history.state("m-2.1") is State.FAILED
+    assert history.noted("operator_alarm") == 1
 
 
 def test_a_reset_counts_against_what_was_aboard():

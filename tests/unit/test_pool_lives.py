@@ -33,12 +33,11 @@ def scale(history, wanted):
     [
         ([], State.STARTING, START_LIMIT_S),
         ([Hello(1)], State.LOADING, 50.0),
-        ([Hello(1), LOADED], State.WAITING_TO_COMPILE, 150.0),
         ([Hello(1), LOADED, CompileGranted()], State.COMPILING, 50.0),
     ],
 )
 def test_a_replica_that_stays_too_long_in_a_state_on_its_way_is_stopped(words, state, limit_s):
-    history = History(load_limit_s=50.0, compiles=3)
+    history = History(load_limit_s=50.0)
     history.gate.asks("someone else")
     history.gate.next()
     for word in words:
@@ -70,6 +69,27 @@ def test_a_replica_that_is_ready_or_given_up_may_rest():
     history = ready()
     history.pass_time(10_000)
     assert history.states() == ["READY"]
+
+
+def test_a_replica_waits_for_its_turn_to_compile_as_long_as_others_compile():
+    history = History(load_limit_s=50.0)
+    history.gate.asks("someone else")
+    history.gate.next()
+    history.says("m-1.1", Hello(1))
+    history.says("m-1.1", LOADED)
+    history.pass_time(10_000)
+    assert history.states() == ["WAITING_TO_COMPILE"]
+    history.gate.leaves("someone else")
+    history.grant()
+    assert history.states() == ["COMPILING"]
+
+
+def test_a_replica_that_takes_no_turns_is_ready_while_others_compile():
+    history = History(in_turn=False)
+    history.gate.asks("someone else")
+    history.gate.next()
+    assert history.boot_all().states() == ["READY"]
+    assert history.did(actions.WantCompile) == []
 
 
 # ---- compiling -------------------------------------------------------------------------------------------------------
@@ -206,6 +226,18 @@ def test_a_new_generation_that_fails_leaves_the_old_one_serving():
     call = history.call("a")
     history.answer("m-1.1")
     assert history.results(call) == ["a"]
+
+
+def test_a_new_replica_for_which_the_room_is_gone_gives_way_to_the_old_which_goes_first():
+    history = ready()
+    reload(history)
+    while len(history.alive) > 1:
+        history.perform(history.pool.unleased(history.alive.pop(), "waits for IPUs", history.now))
+    history.pool.crew.make_room(False)
+    history.pass_time(3)
+    assert history.did(actions.Terminate) == [actions.Terminate("m-1.1")]
+    history.dies("m-1.1")
+    assert history.boot_all().states() == ["READY"]
 
 
 def test_an_old_replica_that_restarts_beside_a_failed_new_one_is_waited_for():

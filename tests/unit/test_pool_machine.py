@@ -55,7 +55,11 @@ class Watched(History):
             self.old_runs.append((action.replica, action.message))
 
     def _terminate(self, action: actions.Terminate) -> None:
-        self.deaths.update(set(self.aboard().get(action.replica, [])))
+        self.lost(action.replica)
+
+    def lost(self, name: str) -> None:
+        """Note that a replica will not answer what it has aboard."""
+        self.deaths.update(set(self.aboard().get(name, [])))
 
     def call(self, *texts: str, budget_s: float = 30.0, sizes: Any = None) -> bytes:
         self.deadlines[len(self.calls).to_bytes(16, "big")] = self.now + budget_s
@@ -63,7 +67,7 @@ class Watched(History):
 
     def dies(self, name: str = "", how: str = "killed by SIGSEGV") -> None:
         if self.state(name) is not State.STOPPING:
-            self.deaths.update(set(self.aboard().get(name, [])))
+            self.lost(name)
         super().dies(name, how)
 
 
@@ -85,7 +89,6 @@ class PoolMachine(RuleBasedStateMachine):
             deterministic=deterministic,
             batch_limit_s=5.0,
             load_limit_s=50.0,
-            compiles=replicas,
             room_for_both=room,
             cost=Cost(1.0, 0.0 if max_batch > 1 else 1.0, max_batch, 12 if max_batch > 1 else None),
         )
@@ -146,6 +149,8 @@ class PoolMachine(RuleBasedStateMachine):
     def says_nonsense(self, data, final):
         name = self.pick(data, self.history.alive)
         said = self.pick(data, [messages.Hello(1), messages.Ready(0.0), messages.ProbeAnswer(7), Unable("no", final)])
+        if isinstance(said, Unable) and self.history.state(name) is not State.STOPPING:
+            self.history.lost(name)
         self.history.perform(self.history.pool.said(name, said, self.history.now))
 
     @precondition(lambda self: self.history.alive)
