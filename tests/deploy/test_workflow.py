@@ -1,8 +1,10 @@
 """The runner of workflows refuses what it does not know, so that no step is run otherwise than GitHub would run it."""
 
+import os
+
 import pytest
 
-from tests.deploy.vm import commit, git
+from tests.deploy.vm import ROOT, commit, git
 from tests.deploy.workflow import NotSupported, expand, holds, masked, run
 
 CONTEXTS = {"secrets": {"KEY": "s3cret"}, "inputs": {"environment": "staging"}, "github": {"sha": "abc"}}
@@ -34,6 +36,31 @@ def test_a_failed_step_ends_the_job_but_for_what_runs_on_failure(repo):
     outcome = run(repo / "workflow.yml", repo, CONTEXTS["secrets"], CONTEXTS["inputs"])
     assert (outcome.ran, outcome.failed) == (["fails", "shows"], ["fails"])
     assert outcome.output == "== fails\n***\n== shows\nin staging\n"
+
+
+def test_what_a_step_prints_of_a_secret_and_what_it_leaves_in_a_temporary_folder_is_found(repo):
+    text = WORKFLOW.replace("false; echo unreachable", "mktemp -t key.XXXX")
+    (repo / "workflow.yml").write_text(text, encoding="utf-8")
+    outcome = run(repo / "workflow.yml", repo, CONTEXTS["secrets"], CONTEXTS["inputs"])
+    assert ("s3cret" in outcome.raw, "s3cret" in outcome.output) == (True, False)
+    assert "== left behind: ['key." in outcome.output
+
+
+@pytest.mark.parametrize("name", ["deploy", "stop"])
+def test_our_workflows_print_no_secret_and_leave_no_key_behind(tmp_path, name):
+    """With an ssh that keeps the connection to itself; on_vm/ has a real one."""
+    for folder in ("tmp", "bin"):
+        (tmp_path / folder).mkdir()
+    (tmp_path / "bin/ssh").write_text('#!/bin/sh\ncat >/dev/null; echo "ssh $*"; echo all\n', encoding="ascii")
+    (tmp_path / "bin/ssh").chmod(0o755)
+    secrets = {"SSH_KEY": "-----BEGIN\nAAAABBBB\n-----END\n", "USER": "clara", "HOST_IP": "192.0.2.10"}
+    secrets["SSH_KNOWN_HOSTS"] = "192.0.2.10 ssh-ed25519 CCCCDDDD"
+    path = f"{tmp_path}/bin:{os.environ['PATH']}"
+    outcome = run(ROOT / f".github/workflows/{name}.yml", ROOT, secrets, {"environment": "staging"}, path)
+    assert (outcome.failed, "ssh -F /dev/null" in outcome.raw) == ([], True)
+    assert "AAAABBBB" not in outcome.raw
+    assert "CCCCDDDD" not in outcome.raw
+    assert "left behind" not in outcome.raw
 
 
 @pytest.mark.parametrize("inputs", [{}, {"environment": ""}, {"environment": "a", "other": "b"}])

@@ -29,9 +29,11 @@ class NotSupported(ValueError):
 
 @dataclasses.dataclass
 class Run:
-    """What happened: the output with secrets masked, and the steps that failed."""
+    """What happened: the output as GitHub shows it and as it was, and the steps that failed."""
 
+    #: With every secret masked; `raw` still has what a step printed of one.
     output: str = ""
+    raw: str = ""
     ran: list[str] = dataclasses.field(default_factory=list)
     failed: list[str] = dataclasses.field(default_factory=list)
     used: list[str] = dataclasses.field(default_factory=list)
@@ -56,7 +58,7 @@ def run(
             expand(value, contexts)
         for step in job["steps"]:
             _step(step, workspace, contexts, outcome, path)
-    outcome.output = masked(outcome.output, secrets)
+    outcome.output = masked(outcome.raw, secrets)
     return outcome
 
 
@@ -81,6 +83,8 @@ def _step(step: Mapping[str, Any], workspace: pathlib.Path, contexts: Any, outco
             "GITHUB_ACTIONS": "true",
             "GITHUB_SHA": contexts["github"]["sha"],
             "RUNNER_TEMP": scratch,
+            # So that a temporary file that a step leaves is found.
+            "TMPDIR": scratch,
             **{name: expand(str(value), contexts) for name, value in step.get("env", {}).items()},
         }
         done = subprocess.run(
@@ -93,9 +97,9 @@ def _step(step: Mapping[str, Any], workspace: pathlib.Path, contexts: Any, outco
         )
         left = [name for name in os.listdir(scratch) if name != script.name]
     outcome.ran.append(step["name"])
-    outcome.output += f"== {step['name']}\n{done.stdout.decode('utf-8', 'replace')}"
+    outcome.raw += f"== {step['name']}\n{done.stdout.decode('utf-8', 'replace')}"
     if left:
-        outcome.output += f"== left behind: {left}\n"
+        outcome.raw += f"== left behind: {left}\n"
     if done.returncode:
         outcome.failed.append(step["name"])
 
