@@ -95,6 +95,7 @@ def test_purge_takes_the_settings_and_leaves_what_an_administrator_put_beside_th
 def test_purge_leaves_nothing_where_nothing_else_lies(host):
     code, said = host(
         "before=$(find /etc /opt /usr/local /var/cache); ./install.sh --deploy-user root --device ipu >/dev/null\n"
+        "for link in current previous pending current.new; do ln -s releases/x /opt/model-server/$link; done\n"
         'touch /etc/model-server/host.conf; ./uninstall.sh --purge; diff <(echo "$before") '
         "<(find /etc /opt /usr/local /var/cache)"
     )
