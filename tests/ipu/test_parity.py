@@ -147,6 +147,12 @@ def test_a_shortest_summary_is_kept_to_as_on_the_cpu(serve):
     assert serve(summarization, "bart", **options)(TEXTS) == serve(summarization, "bart", "cpu", **options)(TEXTS)
 
 
+def test_a_longest_summary_below_the_checkpoints_shortest_is_kept_to(serve):
+    # The checkpoint's own shortest is 6 tokens.
+    for answer in serve(summarization, "bart", max_new_tokens=4)(TEXTS):
+        assert answer["results"][0]["summary_text"]
+
+
 def test_summaries_are_those_of_optimum_graphcores_pipeline(serve, folders):
     from optimum.graphcore import IPUConfig, pipeline
 

@@ -101,7 +101,7 @@ def runs(spawn_for_module, folder):
             spawn_for_module,
             folder,
             "summarization",
-            [bart, "--only", "compile,precision,traffic,batches,cache"],
+            [bart, "--only", "compile,precision,traffic,batches,cache,no_such_device"],
         ),
         "broken": Verification(
             spawn_for_module, folder, "broken", [qa, bart, "--only", "compile,cache", "--replicas", "1"]
@@ -145,7 +145,7 @@ def test_on_ipus_that_do_as_documented_everything_is_seen(runs, wait_until):
 def test_a_sequence_model_has_two_programs(runs):
     code, found = runs["summarization"].end()
     assert {verdict for verdict, _ in found.values()} == {"seen"}
-    assert (code, len(found)) == (0, 5)
+    assert (code, len(found)) == (0, 6)
     assert "| not run | libraries, count, replicas, " in runs["summarization"].child.log_text()
     assert "2 compiled, 0 from the cache" in found["compile", "summarization"][1]
     assert runs["summarization"].left_behind() == []
