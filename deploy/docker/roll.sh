@@ -5,13 +5,23 @@
 #     COMPOSE_FILE=compose.yaml:deploy/compose.tls.yaml deploy/docker/roll.sh
 set -euo pipefail
 
-mapfile -t old < <(docker compose ps --quiet service)
-up=(docker compose up --detach --no-deps --no-recreate --wait)
+old=$(docker compose ps --all --quiet service)
+count=$(wc -w <<<"$old")
+
+# A new one that does not get ready must not stay where nginx finds it; its last words must.
+drop_new() {
+    for container in $(docker compose ps --all --quiet service | grep -vxF "$old"); do
+        docker logs --tail 20 "$container" >&2 || true
+        docker rm --force "$container" >/dev/null
+    done
+    echo "roll.sh: FAILED; what served before still does" >&2
+}
 
 docker compose build service
-"${up[@]}" --scale "service=$((${#old[@]} + 1))" service
+trap drop_new EXIT
+trap 'exit 130' INT TERM HUP
+docker compose up --detach --no-deps --no-recreate --wait --scale "service=$((count + 1))" service
+trap - EXIT
 # They answer what they have taken, then end; nginx gives what they no longer take to the new one.
-if [ ${#old[@]} -gt 0 ]; then
-    docker stop "${old[@]}" >/dev/null
-    docker rm "${old[@]}" >/dev/null
-fi
+xargs --no-run-if-empty docker stop <<<"$old" >/dev/null
+xargs --no-run-if-empty docker rm <<<"$old" >/dev/null

@@ -7,6 +7,7 @@ import itertools
 import json
 import pathlib
 import ssl
+import subprocess
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -192,6 +193,24 @@ def test_the_web_half_is_replaced_behind_nginx_without_losing_a_request(stack, m
     measured(f"compose: web half replaced under 4 clients: {len(load.asked)} requests, no error")
     assert stack.inspect("service", "{{.Id}}") != old
     assert lives(stack) == models
+
+
+def test_a_new_web_half_that_does_not_start_is_taken_away_and_the_old_one_serves_on(stack):
+    models, old, file = lives(stack), stack.inspect("service", "{{.Id}}"), stack.tree / "service/wsgi.py"
+    text = file.read_text(encoding="utf-8")
+    file.write_text(f"raise RuntimeError('no web half')\n{text}", encoding="utf-8")
+    try:
+        with Load(4, lambda text: ask(stack, text)) as load:
+            load.go_on(wait_until)
+            with pytest.raises(subprocess.CalledProcessError) as failed:
+                stack.run("deploy/docker/roll.sh")
+            load.go_on(wait_until)
+    finally:
+        file.write_text(text, encoding="utf-8")
+        stack.compose("build", "service")
+    assert b"no web half" in failed.value.stderr
+    assert (load.errors, load.wrong()) == ({}, {}), stack.logs("nginx")[-20:]
+    assert (stack.inspect("service", "{{.Id}}"), lives(stack)) == (old, models)
 
 
 def test_the_previous_web_half_comes_back_without_a_build(stack):
