@@ -1,0 +1,52 @@
+"""The edges of the daemon's life: told to stop in the middle of its start, or with an answer on its way; stopped."""
+
+import os
+import signal
+import time
+
+import pytest
+
+from ipu_supervisor.protocol.deadline import Deadline
+from ipu_supervisor.protocol.errors import ErrorCode, RequestError
+from tests.integration.harness import Daemon, echo, kill
+
+#: How long a client may stand still and still find the answer that was sent to it, seconds.
+PARTING_S = 1.0
+
+
+@pytest.fixture
+def daemon(spawn, short_dir):
+    return Daemon(spawn, short_dir, echo()).start()
+
+
+@pytest.mark.parametrize("name", ["operator.sock", "s.sock"])
+@pytest.mark.parametrize("attempt", range(3))
+def test_a_signal_in_the_middle_of_the_start_leaves_nothing_behind(spawn, short_dir, name, attempt):
+    daemon = Daemon(spawn, short_dir, echo()).start()
+    while not (short_dir / name).exists():
+        assert daemon.child.process.poll() is None
+    kill(daemon.child.pid, signal.SIGTERM)
+    assert daemon.child.wait() == 0
+    assert [path.name for path in short_dir.iterdir() if path.suffix == ".sock"] == []
+
+
+def test_the_sockets_stay_a_moment_after_the_last_answer(daemon, wait_until):
+    wait_until(daemon.ready)
+    daemon.ask("last")
+    answered = time.monotonic()
+    kill(daemon.child.pid, signal.SIGTERM)
+    assert daemon.child.wait() == 0
+    # Less what the clocks of two processes and a late look may differ by.
+    assert time.monotonic() - answered >= PARTING_S - 0.2
+
+
+def test_a_supervisor_that_stands_still_is_not_ready(daemon, wait_until):
+    wait_until(daemon.ready)
+    os.kill(daemon.child.pid, signal.SIGSTOP)
+    try:
+        with pytest.raises(RequestError) as caught:
+            daemon.client.status(Deadline.after(0.5))
+        assert (caught.value.code, caught.value.retry_after_s) == (ErrorCode.NOT_READY, 1.0)
+    finally:
+        os.kill(daemon.child.pid, signal.SIGCONT)
+    wait_until(daemon.ready)
