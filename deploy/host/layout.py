@@ -18,7 +18,7 @@ LISTEN = UNITS / "model-server-http.socket.d/listen.conf"
 
 @dataclass(frozen=True)
 class Layout:
-    """The folder of releases: `releases/COMMIT`, `venvs/NAME-HASH`, `current` and `previous`.
+    """The folder of releases: `releases/COMMIT`, `venvs/NAME-HASH`, `current`, `previous` and `pending`.
 
     A release holds `app/`, the commit's files, which belong to the user who unpacked them, and beside it what root
     wrote: links to its environments, and the hash of its content.
@@ -47,8 +47,13 @@ class Layout:
         return self.root / "previous"
 
     @property
+    def pending(self) -> pathlib.Path:
+        """Return the link to what served before a deployment; it is left behind only where that has not succeeded."""
+        return self.root / "pending"
+
+    @property
     def started(self) -> pathlib.Path:
-        """Return the file that says with what the supervisor was started last."""
+        """Return the file that says what the supervisor was started with; none where that is not known."""
         return self.root / "supervisor.started"
 
     @property

@@ -61,9 +61,10 @@ def _settle(made: pathlib.Path, release: pathlib.Path) -> None:
     """Put an unpacked release in its place; one that is there already stays. Raises `Refused` when it is another."""
     found, stamp = content(made / APP), release / STAMP
     if not stamp.exists():
+        # First the stamp: a release in its place is whole, even when the disk becomes full here.
+        (made / STAMP).write_text(found, encoding="ascii")
         shutil.rmtree(release, ignore_errors=True)
         made.rename(release)
-        stamp.write_text(found, encoding="ascii")
     elif stamp.read_text(encoding="ascii") != found:
         raise Refused("the release {} is here already, with another content".format(release.name))
 
@@ -87,6 +88,11 @@ def pointed(link: pathlib.Path) -> pathlib.Path | None:
     return release if link.is_symlink() and (release / STAMP).exists() else None
 
 
+def last_served(layout: Layout) -> pathlib.Path | None:
+    """Return the release that served last: after a deployment that was cut off, not the current one."""
+    return pointed(layout.pending) or pointed(layout.current)
+
+
 def point(link: pathlib.Path, target: pathlib.Path) -> None:
     """Make a link point to something; at every moment it points to one thing or the other."""
     fresh = link.with_name(link.name + ".new")
@@ -96,11 +102,16 @@ def point(link: pathlib.Path, target: pathlib.Path) -> None:
 
 
 def content(folder: pathlib.Path) -> str:
-    """Return a hash of all files and links below a folder, names and content; compiled ones left out."""
+    """Return a hash of all files and links below a folder, names and content; compiled ones left out.
+
+    Raises `Refused` when something else is there: reading from a pipe would never end.
+    """
     digest = hashlib.sha256()
     for path in sorted(folder.rglob("*")):
         if "__pycache__" in path.parts or (path.is_dir() and not path.is_symlink()):
             continue
+        if not path.is_symlink() and not path.is_file():
+            raise Refused("{} is no file, folder or link".format(path.relative_to(folder)))
         data = os.fsencode(os.readlink(path)) if path.is_symlink() else path.read_bytes()
         digest.update("{}\0{}\0{}\0".format(path.relative_to(folder), path.is_symlink(), len(data)).encode())
         digest.update(data)

@@ -1,5 +1,6 @@
 """Release folders on a host: what is unpacked, what is refused, what is switched, what is removed."""
 
+import errno
 import hashlib
 import io
 import os
@@ -108,6 +109,30 @@ def test_what_an_interrupted_deployment_left_is_replaced(layout):
     release = receive(layout, COMMIT, archive(app="1"))
     assert not (release / "half").exists()
     assert not (layout.root / "incoming-old").exists()
+
+
+def test_a_disk_that_becomes_full_leaves_nothing_that_stops_the_next_deployment(layout, monkeypatch):
+    def full(path, text, encoding):
+        path.touch()
+        raise OSError(errno.ENOSPC, "no space left")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(pathlib.Path, "write_text", full)
+        with pytest.raises(OSError, match="no space left"):
+            receive(layout, COMMIT, archive(app="1"))
+    assert receive(layout, COMMIT, archive(app="1")) == layout.releases / COMMIT
+
+
+@pytest.mark.timeout(10)
+def test_a_pipe_in_an_archive_is_refused(layout):
+    def unpack_pipe(archive, folder):
+        unpack(archive, folder)
+        os.mkfifo(str(folder / "service/pipe"))
+
+    data = archive(app="1")
+    with pytest.raises(Refused, match="service/pipe is no file, folder or link"):
+        releases.receive(layout, COMMIT, hashlib.sha256(data).hexdigest(), io.BytesIO(data), unpack_pipe)
+    assert list(layout.releases.iterdir()) == []
 
 
 def test_a_link_points_to_a_release_or_to_none(layout):
