@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Callable
 
@@ -17,7 +17,7 @@ from deploy.scripts.wait_ready import NotReady, Server, wait
 WEB_LIMIT_S = 60.0
 #: Lines of the journal that explain a model that did not get ready.
 EXPLAINING_LINES = 20
-#: What can go wrong on the way to a server that is ready.
+#: What is known to go wrong on the way to a server that is ready.
 FAILURES = (NotReady, units.UnitFailed, OSError)
 Say = Callable[[str], None]
 
@@ -34,6 +34,23 @@ class Facts:
     #: The names that the supervisor does not read.
     web_only: Sequence[str]
 
+    @classmethod
+    def read(cls, said: str) -> Facts:
+        """Return the facts in the last line of what a release said; its model files may print before that."""
+        try:
+            return cls(**json.loads(said.splitlines()[-1]))
+        except (IndexError, TypeError, ValueError):
+            raise units.UnitFailed("the release says nothing that this host understands: {}".format(said)) from None
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A release that was tried, and the environments it was tried with, which are not linked to it yet."""
+
+    release: pathlib.Path
+    facts: Facts
+    venvs: Mapping[str, pathlib.Path]
+
 
 class Activation:
     """Everything that turns a release folder into a running server."""
@@ -43,70 +60,86 @@ class Activation:
         self._layout, self._host, self._say = layout, host, say
 
     def deploy(self, release: pathlib.Path) -> None:
-        """Serve a release. Raises one of `FAILURES`, after going back to the release that served before."""
-        before = releases.pointed(self._layout.current)
-        facts = self.prepare(release)
+        """Serve a release. Raises what went wrong, after going back to the release that served before."""
+        before = releases.last_served(self._layout)
+        prepared = self.prepare(release)
+        if before:
+            releases.point(self._layout.pending, before)
         try:
-            self._activate(release, facts)
-        except FAILURES as reason:
+            self._activate(prepared)
+        except Exception as reason:
             self._say("FAILED: {}".format(reason))
             self._back(before if before != release else None)
             raise
         if before not in (None, release):
             releases.point(self._layout.previous, before)
+        self._layout.pending.unlink(missing_ok=True)
         self._prune()
 
-    def prepare(self, release: pathlib.Path) -> Facts:
+    def prepare(self, release: pathlib.Path) -> Prepared:
         """Install what a release needs and try its settings; nothing that serves is touched. Raises `UnitFailed`."""
-        venvs.provide(self._layout, release, "web", ["service.txt"], self._host.python, self._say)
-        venvs.compile_ahead(release, "web", ["service", "ipu_supervisor"])
-        found = json.loads(units.run_as("web", release, ["-m", "deploy.systemd.preflight"]))
-        facts = Facts(**found)
-        if self._host.supervisor_venv:
-            venvs.link(release, "supervisor", pathlib.Path(self._host.supervisor_venv))
-        else:
-            locks = ["supervisor-cpu.txt", "torch.txt", *(["demo.txt"] if facts.demo else [])]
-            venvs.provide(self._layout, release, "supervisor", locks, self._host.python, self._say)
-        venvs.compile_ahead(release, "supervisor", ["ipu_supervisor"])
-        self._say(units.run_as("supervisor", release, ["-m", "ipu_supervisor", "check-config"]))
-        return facts
+        web = self._provide(release, "web", ["service.txt"])
+        venvs.compile_ahead(release, web, ["service", "ipu_supervisor"])
+        facts = Facts.read(units.run_as("web", release, web, ["-m", "deploy.systemd.preflight"]))
+        units.check_address(facts.address)
+        locks = ["supervisor-cpu.txt", "torch.txt", *(["demo.txt"] if facts.demo else [])]
+        by_hand = self._host.supervisor_venv
+        supervisor = pathlib.Path(by_hand) if by_hand else self._provide(release, "supervisor", locks)
+        venvs.compile_ahead(release, supervisor, ["ipu_supervisor"])
+        self._say(units.run_as("supervisor", release, supervisor, ["-m", "ipu_supervisor", "check-config"]))
+        return Prepared(release, facts, {"web": web, "supervisor": supervisor})
 
-    def _activate(self, release: pathlib.Path, facts: Facts) -> None:
+    def _provide(self, release: pathlib.Path, half: str, locks: Sequence[str]) -> pathlib.Path:
+        """Return an environment for a half of a release."""
+        return venvs.provide(self._layout, release, half, locks, self._host.python, self._say)
+
+    def _activate(self, prepared: Prepared) -> None:
         """Switch, start what must be started, wait until every model is ready."""
-        releases.point(self._layout.current, release)
+        release, facts, started = prepared.release, prepared.facts, self._layout.started
+        wanted = self._fingerprint(prepared)
+        same = started.exists() and started.read_text(encoding="ascii") == wanted
+        keeps = same and units.state(units.SUPERVISOR) == "active"
+        if not keeps:
+            # From the switch on, a reboot or a crash may start another supervisor than the one that is noted.
+            started.unlink(missing_ok=True)
+        self._switch(prepared)
         units.listen(facts.address)
         units.systemctl("enable", "--quiet", units.TARGET)
-        self._supervise(release, facts)
+        if keeps:
+            self._say("the supervisor and its models stay as they are")
+        else:
+            self._supervise(wanted)
         self._replace_web(facts)
         units.systemctl("start", units.TARGET)
         self._say("serving {} on {}".format(release.name, facts.address))
 
-    def _supervise(self, release: pathlib.Path, facts: Facts) -> None:
-        """Restart the supervisor if anything that it runs on has changed; else leave it and its models alone."""
-        wanted = self._fingerprint(release, facts)
-        started = self._layout.started
-        same = started.exists() and started.read_text(encoding="ascii") == wanted
-        if same and units.state(units.SUPERVISOR) == "active":
-            self._say("the supervisor and its models stay as they are")
-            return
+    def _switch(self, prepared: Prepared) -> None:
+        """Have the units start from a release, each half in its environment."""
+        for half, venv in prepared.venvs.items():
+            releases.point(prepared.release / (releases.VENV + half), venv)
+        releases.point(self._layout.current, prepared.release)
+
+    def _supervise(self, wanted: str) -> None:
+        """Restart the supervisor, and note what it runs on."""
         self._say("starting the supervisor; models load")
         units.up("restart", units.SUPERVISOR)
-        started.write_text(wanted, encoding="ascii")
+        self._layout.started.write_text(wanted, encoding="ascii")
 
     def _replace_web(self, facts: Facts) -> None:
         """Put the new web half in the place of the old one; somebody accepts connections all the time."""
         main, stand_in = units.web(units.MAIN), units.web(units.NEXT)
-        if units.state(main) != "active":
-            units.up("start", units.PORT)
-            units.up("start", main)
-            self._wait(units.MAIN, facts.wait_s)
-            return
-        units.up("restart", stand_in)
         try:
-            self._wait(units.NEXT, facts.wait_s)
-            units.up("restart", main)
-            self._wait(units.MAIN, WEB_LIMIT_S)
+            if units.state(main) == "active":
+                units.up("restart", stand_in)
+                self._wait(units.NEXT, facts.wait_s)
+                units.up("restart", main)
+                self._wait(units.MAIN, WEB_LIMIT_S)
+            else:
+                units.up("start", units.PORT)
+                units.up("restart", main)
+                self._wait(units.MAIN, facts.wait_s)
         finally:
+            # Also one that a deployment which was cut off has left.
             units.systemctl("stop", stand_in, stand_in.replace(".service", ".socket"))
 
     def _wait(self, instance: str, limit_s: float) -> None:
@@ -127,18 +160,19 @@ class Activation:
             return
         self._say("ROLLING BACK to {}".format(before.name))
         try:
-            self._activate(before, self.prepare(before))
-        except FAILURES as reason:
+            self._activate(self.prepare(before))
+        except Exception as reason:  # noqa: BLE001  # whatever it is, the caller learns of it and of what came first
             self._say("THE ROLLBACK FAILED TOO: {}".format(reason))
 
-    def _fingerprint(self, release: pathlib.Path, facts: Facts) -> str:
+    def _fingerprint(self, prepared: Prepared) -> str:
         """Return a hash of everything that the supervisor runs on: code, environment, settings, unit."""
-        files = [release / releases.APP / ".env", ENVIRONMENT]
+        app, facts = prepared.release / releases.APP, prepared.facts
+        files = [app / ".env", ENVIRONMENT]
         lines = [line for file in files if file.exists() for line in file.read_text(encoding="utf-8").splitlines()]
         settings = [line for line in lines if line.strip() and not line.startswith("#")]
         parts = [
-            releases.content(release / releases.APP / "ipu_supervisor"),
-            str((release / "venv-supervisor").resolve()),
+            releases.content(app / "ipu_supervisor"),
+            str(prepared.venvs["supervisor"].resolve()),
             units.systemctl("cat", units.SUPERVISOR),
             *facts.model_files,
             *(line for line in settings if line.partition("=")[0].strip() not in facts.web_only),

@@ -55,7 +55,8 @@ def apply(layout: Layout, given: argparse.Namespace) -> None:
 
 def rollback(layout: Layout, given: argparse.Namespace) -> None:
     """Serve the release that served before this one; a second rollback comes back to it."""
-    _activation(layout).deploy(_release(layout.previous))
+    cut_off = releases.last_served(layout) != releases.pointed(layout.current)
+    _activation(layout).deploy(_release(layout.pending if cut_off else layout.previous))
 
 
 def start(layout: Layout, given: argparse.Namespace) -> None:
@@ -94,7 +95,8 @@ def logs(layout: Layout, given: argparse.Namespace) -> None:
 def ctl(layout: Layout, given: argparse.Namespace) -> None:
     """Run one of the supervisor's own commands as its user."""
     command = ["-m", "ipu_supervisor", *given.arguments]
-    units.run_as("supervisor", _release(layout.current), command, terminal=True)
+    release = _release(layout.current)
+    units.run_as("supervisor", release, release / (releases.VENV + "supervisor"), command, terminal=True)
 
 
 #: Each command, and whether it changes what is served.
@@ -114,9 +116,11 @@ def main(arguments: Sequence[str] | None = None, layout: Layout | None = None) -
     """Run one command; return its exit code."""
     given, layout = _parser().parse_args(arguments), layout or Layout()
     os.umask(0o022)
-    # A caller whose connection breaks must not leave a deployment half done.
-    signal.signal(signal.SIGHUP, signal.SIG_IGN)
     act, changes = COMMANDS[given.command]
+    if changes:
+        # Neither a caller whose connection breaks nor one who presses Ctrl-C leaves a deployment half done.
+        for number in (signal.SIGHUP, signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, signal.SIG_IGN)
     for folder in (layout.root, layout.releases, layout.venvs):
         folder.mkdir(exist_ok=True)
     with layout.lock.open("w", encoding="ascii") as lock:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import os
 import pathlib
 import re
@@ -10,7 +11,7 @@ import subprocess
 from collections.abc import Mapping, Sequence
 
 from deploy.host.layout import ENVIRONMENT, LIBRARY, LISTEN, UNITS
-from deploy.host.releases import APP, VENV
+from deploy.host.releases import APP
 
 TARGET, SUPERVISOR = "model-server.target", "model-server-supervisor.service"
 PORT = "model-server-http.socket"
@@ -23,7 +24,7 @@ ENDPOINT = "ipc:///run/model-server/supervisor.sock"
 #: The user of each half, and that of deployments.
 USERS = {"supervisor": "model-server", "web": "model-server-web", "build": "model-server-build"}
 #: What a port's address looks like: nothing in it could become another line of a unit.
-ADDRESS = re.compile(r"[0-9A-Za-z.:\[\]-]+:\d{1,5}\Z")
+ADDRESS = re.compile(r"[0-9A-Fa-f.:\[\]]+:[0-9]{1,5}\Z")
 
 
 class UnitFailed(RuntimeError):
@@ -78,19 +79,31 @@ def release_of(unit: str) -> pathlib.Path | None:
         return None
 
 
+def check_address(address: str) -> None:
+    """Raise `UnitFailed` unless systemd can listen there: it looks up no names."""
+    host, _, port = address.rpartition(":")
+    bare = host.strip("[]")
+    try:
+        known = host == ("[{}]" if ipaddress.ip_address(bare).version == 6 else "{}").format(bare)
+    except ValueError:
+        known = False
+    if not (known and ADDRESS.match(address) and 1 <= int(port) <= 65_535):
+        raise UnitFailed("{!r} is no address of a port: SERVER_BIND must be an IP address".format(address))
+
+
 def listen(address: str) -> None:
     """Give the port its address; only where that changes is it closed for a moment. Raises `UnitFailed`."""
-    if not ADDRESS.match(address):
-        raise UnitFailed("{!r} is no address of a port".format(address))
     lines = ["# Written by deployments, from SERVER_BIND and SERVER_PORT.", "[Socket]", "ListenStream="]
     wanted = "\n".join([*lines, "ListenStream={}".format(address), ""])
-    if LISTEN.exists() and LISTEN.read_text(encoding="ascii") == wanted:
+    loaded = systemctl("show", "--property=NeedDaemonReload", "--value", PORT).strip() == "no"
+    if loaded and LISTEN.exists() and LISTEN.read_text(encoding="ascii") == wanted:
         return
+    # First the stop: a deployment that is cut off in between leaves something that the next one sees.
+    if state(PORT) == "active":
+        systemctl("stop", web(MAIN), PORT)
     LISTEN.parent.mkdir(exist_ok=True)
     LISTEN.write_text(wanted, encoding="ascii")
     systemctl("daemon-reload")
-    if state(PORT) == "active":
-        systemctl("stop", web(MAIN), PORT)
 
 
 def outdated(release: pathlib.Path) -> list[str]:
@@ -121,8 +134,8 @@ def build(folder: pathlib.Path, command: Sequence[str]) -> None:
     _run(USERS["build"], folder, command, {"Group": USERS["build"], **cache})
 
 
-def run_as(half: str, release: pathlib.Path, command: Sequence[str], terminal: bool = False) -> str:
-    """Run a release's Python with the user and the settings of a half; return what it printed on stdout.
+def run_as(half: str, release: pathlib.Path, venv: pathlib.Path, command: Sequence[str], terminal: bool = False) -> str:
+    """Run an environment's Python on a release, with the user and the settings of a half; return what it printed.
 
     With `terminal` it has ours instead. Raises `UnitFailed` when it fails.
     """
@@ -131,8 +144,9 @@ def run_as(half: str, release: pathlib.Path, command: Sequence[str], terminal: b
         "EnvironmentFile": "-{}".format(ENVIRONMENT),
         "Environment": "SUPERVISOR_ENDPOINT={} PYTHONDONTWRITEBYTECODE=1".format(ENDPOINT),
     }
-    python = str(release / (VENV + half) / "bin/python")
-    return _run(USERS[half], release / APP, [python, *command], properties, terminal)
+    if half == "web":
+        properties["UnsetEnvironment"] = "HF_TOKEN"
+    return _run(USERS[half], release / APP, [str(venv / "bin/python"), *command], properties, terminal)
 
 
 def _run(

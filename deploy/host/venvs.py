@@ -22,8 +22,10 @@ UNHASHED = frozenset({"torch.txt"})
 Say = Callable[[str], None]
 
 
-def provide(layout: Layout, release: pathlib.Path, half: str, locks: Sequence[str], python: str, say: Say) -> None:
-    """Link `venv-HALF` in a release to an environment with its locks installed, in their order.
+def provide(
+    layout: Layout, release: pathlib.Path, half: str, locks: Sequence[str], python: str, say: Say
+) -> pathlib.Path:
+    """Return an environment with a release's locks installed, in their order.
 
     Raises `OSError` when there is no such Python, `UnitFailed` when a package cannot be had.
     """
@@ -38,12 +40,7 @@ def provide(layout: Layout, release: pathlib.Path, half: str, locks: Sequence[st
     if not (folder / STAMP).exists():
         say("installing {} into {}".format(", ".join(locks), folder))
         _make(folder, files, found)
-    link(release, half, folder / ENVIRONMENT)
-
-
-def link(release: pathlib.Path, half: str, venv: pathlib.Path) -> None:
-    """Link `venv-HALF` in a release to an environment."""
-    releases.point(release / (releases.VENV + half), venv)
+    return folder / ENVIRONMENT
 
 
 def _make(folder: pathlib.Path, files: Sequence[pathlib.Path], python: str) -> None:
@@ -59,7 +56,6 @@ def _make(folder: pathlib.Path, files: Sequence[pathlib.Path], python: str) -> N
     (folder / STAMP).touch()
 
 
-def compile_ahead(release: pathlib.Path, half: str, packages: Sequence[str]) -> None:
+def compile_ahead(release: pathlib.Path, venv: pathlib.Path, packages: Sequence[str]) -> None:
     """Write the byte code that the units, which may not write there, would compile at every start."""
-    python = str(release / (releases.VENV + half) / "bin/python")
-    units.build(release / releases.APP, [python, "-m", "compileall", "-q", *packages])
+    units.build(release / releases.APP, [str(venv / "bin/python"), "-m", "compileall", "-q", *packages])
