@@ -17,6 +17,7 @@ SUPERVISOR, WEB = "model-server-supervisor.service", "model-server-web@main.serv
 SETTINGS = """\
 SERVER_MODELS='[{"model": "question_answering"}, {"model": "echo", "options": {"faults": true}}]'
 CHECKPOINTS=demo
+HF_TOKEN=a-token-of-the-hub
 SERVER_WAIT_TIMEOUT=120
 """
 QUESTION = {"context": "My name is Clara and I live in Berkeley.", "question": "Where do I live?"}

@@ -43,6 +43,15 @@ def test_the_web_half_reaches_the_models_and_nothing_else_of_the_supervisor(serv
         served.vm.root(f"! {allowed} {forbidden}")
 
 
+def test_the_token_of_the_models_hub_is_the_supervisors_alone(served):
+    holders = [
+        unit
+        for unit in (SUPERVISOR, WEB)
+        if "a-token-of-the-hub" in served.vm.root(f"cat /proc/{served.vm.pid(unit)}/environ")
+    ]
+    assert holders == [SUPERVISOR]
+
+
 def test_root_owns_nothing_that_came_with_a_release(served):
     """So a key that may deploy cannot become root: what it sends is unpacked, installed and run by other users."""
     places = "/opt/model-server/releases/*/app /opt/model-server/venvs/*/env"

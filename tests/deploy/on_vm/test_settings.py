@@ -14,10 +14,10 @@ pytestmark = pytest.mark.timeout(600)
 
 def test_wrong_settings_are_all_named_before_anything_is_touched(served):
     before, web = served.pids(), served.vm.pid(WEB)
-    with served.settings("SERVER_PORT=http\nLOG_LEVEL=loud\n", after=":"):
+    wrong = {"SERVER_PORT": "http", "LOG_LEVEL": "loud", "SERVER_BIND": "localhost", "SERVER_WAIT_TIMEOUT": "30m"}
+    with served.settings("".join(f"{name}={value}\n" for name, value in wrong.items()), after=":"):
         said = served.vm.root("model-server apply", check=False)
-    assert "SERVER_PORT: " in said
-    assert "LOG_LEVEL: " in said
+    assert [name for name in wrong if f"\n{name}: " not in said] == []
     assert (served.pids(), served.vm.pid(WEB)) == (before, web)
 
 
@@ -40,13 +40,17 @@ def test_an_environment_made_by_hand_is_used_for_the_models(served):
     assert served.ready()
 
 
-def test_a_python_that_is_not_there_is_named_before_anything_is_touched(served):
-    before = served.pids()
-    served.vm.write("/etc/model-server/host.conf", "PYTHON=python2.7\n")
+@pytest.mark.parametrize(
+    ("line", "reason"), [("PYTHON=python2.7", "there is no python2.7 here"), ("SUPERVISOR_VENV=/srv/typo", "/srv/typo")]
+)
+def test_a_python_that_is_not_there_is_named_before_anything_is_touched(served, line, reason):
+    shown = "readlink -f /opt/model-server/current/venv-*"
+    before, venvs = served.pids(), served.vm.root(shown)
+    served.vm.write("/etc/model-server/host.conf", line + "\n")
     said = served.vm.root("model-server apply", check=False)
     served.vm.root("rm /etc/model-server/host.conf")
-    assert "there is no python2.7 here" in said
-    assert served.pids() == before
+    assert reason in said
+    assert (served.pids(), served.vm.root(shown)) == (before, venvs)
 
 
 def test_the_port_moves_with_its_setting_and_the_models_stay(served):
@@ -57,6 +61,14 @@ def test_the_port_moves_with_its_setting_and_the_models_stay(served):
         with pytest.raises(ConnectionRefusedError):
             served.request("/")
     assert served.pids() == before
+
+
+def test_an_address_that_systemd_has_not_read_yet_is_read_before_it_is_used(served):
+    """As a deployment leaves it that was cut off between writing and reading."""
+    with served.settings(f"SERVER_PORT={PORT + 1}\n"):
+        served.vm.root(f"sed -i s/:{PORT}/:{PORT + 1}/ /etc/systemd/system/model-server-http.socket.d/listen.conf")
+        served.vm.root("model-server apply")
+        socket.create_connection((served.vm.address, PORT + 1), timeout=5).close()
 
 
 def test_a_supervisor_that_cannot_start_is_not_started_again_and_again(served):
