@@ -25,6 +25,9 @@ NOT_ON_38 = frozenset({"service", "tools", "flask", "werkzeug", "gunicorn", "sch
 PERHAPS_ON_38 = frozenset({"torch", "transformers", "numpy"})
 #: How often a condition is looked at, seconds (chosen: short against every limit, long against the cost of looking).
 LOOK_EVERY_S = 0.02
+#: Most that one turn of the running clock counts, seconds (chosen: far above a turn on a busy machine, far below what
+#: a pause of the machine costs).
+TURN_S = 0.1
 #: How long a child may take to end after SIGTERM before it is killed, seconds (chosen).
 STOP_LIMIT_S = 15.0
 
@@ -76,6 +79,40 @@ def _imported(path: pathlib.Path) -> Set[str]:
     return {module.split(".")[0] for module in modules}
 
 
+class RunningClock:
+    """Seconds in which this process ran: a pause of the machine or of the process hardly counts.
+
+    So no limit passes while nothing could happen, and nobody looks only once at what had no time to change. A thread
+    of its own counts, for a look may take long, and that counts.
+    """
+
+    def __init__(self) -> None:
+        """Begin at zero; the thread starts when the clock is first read."""
+        self._ran_s = 0.0
+        self._starting = threading.Lock()
+        self._thread = threading.Thread(target=self._count, name="running clock", daemon=True)
+
+    def __call__(self) -> float:
+        """Return the moment."""
+        with self._starting:
+            if not self._thread.is_alive():
+                self._thread.start()
+        return self._ran_s
+
+    def _count(self) -> None:
+        """Add up turns, each at most `TURN_S`."""
+        pause, before = threading.Event(), time.monotonic()
+        while True:
+            pause.wait(LOOK_EVERY_S)
+            moment = time.monotonic()
+            self._ran_s += min(moment - before, TURN_S)
+            before = moment
+
+
+#: What limits of tests, and bounds of what something may take, are measured with.
+running_s = RunningClock()
+
+
 class Child:
     """A process in a session of its own, whose stdout and stderr go to one file."""
 
@@ -100,17 +137,16 @@ class Child:
         return self._log.read_text(encoding="utf-8", errors="replace")
 
     def wait(self, limit_s: float = STOP_LIMIT_S) -> int:
-        """Wait for the process to end, and return its exit code. Raises `subprocess.TimeoutExpired`."""
-        return self.process.wait(limit_s)
+        """Wait for the process to end, and return its exit code; fail the test when the limit passes."""
+        wait_until(lambda: self.process.poll() is not None, limit_s, "process {} ends".format(self.pid))
+        return self.process.wait()
 
     def terminate(self, limit_s: float = STOP_LIMIT_S) -> int:
         """Send SIGTERM, wait, kill what is left of its group, and return the exit code."""
         if self.process.poll() is None:
             self.process.terminate()
         try:
-            self.process.wait(limit_s)
-        except subprocess.TimeoutExpired:
-            pass
+            holds_within(lambda: self.process.poll() is not None, limit_s)
         finally:
             self.kill()
         return self.process.returncode
@@ -119,7 +155,7 @@ class Child:
         """Kill the process and everything in its group."""
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(self.pid, signal.SIGKILL)
-        self.process.wait(STOP_LIMIT_S)
+        self.wait()
 
 
 @pytest.fixture(name="wait_until")
@@ -129,13 +165,19 @@ def wait_until_fixture() -> Callable[..., None]:
 
 
 def wait_until(predicate: Callable[[], object], limit_s: float = 10.0, what: str = "") -> None:
-    """Look at `predicate` until it is true; fail the test when `limit_s` has passed."""
-    limit = time.monotonic() + limit_s
-    pause = threading.Event()
+    """Look at `predicate` until it is true; fail the test when `limit_s` has passed on the running clock."""
+    if not holds_within(predicate, limit_s):
+        pytest.fail("not within {:g} s: {}".format(limit_s, what or getattr(predicate, "__name__", predicate)))
+
+
+def holds_within(predicate: Callable[[], object], limit_s: float) -> bool:
+    """Look at `predicate` until it is true or `limit_s` has passed on the running clock; say whether it became true."""
+    limit, pause = running_s() + limit_s, threading.Event()
     while not predicate():
-        if time.monotonic() > limit:
-            pytest.fail("not within {:g} s: {}".format(limit_s, what or getattr(predicate, "__name__", predicate)))
+        if running_s() > limit:
+            return False
         pause.wait(LOOK_EVERY_S)
+    return True
 
 
 @pytest.fixture

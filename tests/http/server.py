@@ -9,8 +9,8 @@ import socket
 import subprocess
 import sys
 import tempfile
-import threading
-import time
+
+from tests import conftest
 
 ROOT = pathlib.Path(__file__).parents[2]
 MODELS = '[{"model": "echo"}, {"model": "question_answering"}, {"model": "summarization"}, {"model": "embeddings"}]'
@@ -28,7 +28,7 @@ class Server:
     def log(self) -> str:
         return self._log.read_text(encoding="utf-8", errors="replace")
 
-    def ask(self, method, path, body=None, headers=None, limit_s=10):
+    def ask(self, method, path, body=None, headers=None, limit_s=60):
         """Return the status, headers and body of one answer, on a connection of its own."""
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=limit_s)
         try:
@@ -77,7 +77,7 @@ def serving(arguments="", **environ):
         finally:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
-            process.wait(10)
+            process.wait(60)
 
 
 def answers(server):
@@ -89,11 +89,11 @@ def answers(server):
 
 def wait_until(predicate, what, process=None, limit_s=20):
     """Wait until `predicate` holds; fail when it does not within `limit_s`, or when the process ended."""
-    until = time.monotonic() + limit_s
-    pause = threading.Event()
-    while not predicate():
+
+    def holds():
         assert process is None or process.poll() is None, (
             f"the process ended with {process.returncode}, waiting until {what}"
         )
-        assert time.monotonic() < until, f"not within {limit_s} s: {what}"
-        pause.wait(0.02)
+        return predicate()
+
+    conftest.wait_until(holds, limit_s, what)

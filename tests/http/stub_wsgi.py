@@ -16,7 +16,7 @@ from tests.http.stub import StubClient
 
 def _slow(inputs):
     """Answer `echo` after `delay_ms`, as the real one does where faults are on."""
-    time.sleep(min(2000, inputs.get("delay_ms", 0) if SLOW else 0) / 1000)
+    time.sleep(min(60_000, inputs.get("delay_ms", 0) if SLOW else 0) / 1000)
     return {"results": inputs["text"], "pid": os.getpid()}
 
 

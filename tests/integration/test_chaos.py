@@ -58,7 +58,7 @@ def test_supervisor_killed_ten_times_under_load_costs_time_not_answers(spawn, sh
             pause.wait(chance.uniform(0.1, 0.6))
             orphans.update(daemon.pids())
             kill(daemon.child.pid)
-            daemon.child.process.wait(10)
+            daemon.child.wait()
             daemon.start()
             wait_until(lambda: not any(alive(pid) for pid in orphans), what="replicas die with their supervisor")
             load.go_on(wait_until)
