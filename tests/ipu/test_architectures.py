@@ -7,6 +7,7 @@ stand-in has not.
 import json
 import pathlib
 import warnings
+from typing import Any
 
 import pytest
 import torch
@@ -56,7 +57,7 @@ def serve(poptorch, monkeypatch, tmp_path, request):
         plan = {"ipu": settings, "shapes": pipeline.shapes(checked)}
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # old libraries about themselves
-            engine = load.load(pipeline.task, folder, device=device, dtype="float32", threads=1, layout=plan)
+            engine: Any = load.load(pipeline.task, folder, device=device, dtype="float32", threads=1, layout=plan)
             request.addfinalizer(engine.close)
             return pipeline(engine, checked)(inputs)
 
