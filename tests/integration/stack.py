@@ -68,7 +68,7 @@ class Stack:
     def ready(self) -> bool:
         """Say whether the service calls itself ready."""
         try:
-            return self.request("GET", "/health/readiness", limit_s=10).status == 200
+            return self.request("GET", "/health/readiness", limit_s=60).status == 200
         except OSError:
             return False
 

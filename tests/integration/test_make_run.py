@@ -151,7 +151,7 @@ def test_make_run_names_the_documentation_and_answers(make_run, wait_until):
     wait_until(lambda: "documentation: {}/docs".format(child.url) in child.log_text(), 30)
     wait_until(lambda: "ready: every model answers" in child.log_text(), 30)
     request = urllib.request.Request(child.url + "/echo", b'{"text": "hm"}', {"Content-Type": "application/json"})
-    with urllib.request.urlopen(request, timeout=10) as answer:
+    with urllib.request.urlopen(request, timeout=60) as answer:
         assert json.load(answer)["results"] == "hm"
     assert "replica_ready" in child.log_text()
     os.killpg(child.pid, signal.SIGINT)
