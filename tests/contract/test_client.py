@@ -10,13 +10,16 @@ import msgspec
 import pytest
 
 from ipu_supervisor.protocol import messages
-from ipu_supervisor.protocol.client import SupervisorClient
+from ipu_supervisor.protocol.client import STATUS_AGE_S, SupervisorClient
 from ipu_supervisor.protocol.deadline import Deadline
 from ipu_supervisor.protocol.errors import ClientGone, ErrorCode, RequestError
+from tests.conftest import running_s
 from tests.contract.peer import Peer
 
 #: How much later than its deadline an answer may come, seconds (chosen: scheduling on a busy machine).
 SLACK_S = 0.5
+#: Budget of a call whose time is not what is tested, seconds: it outlasts a pause of the machine.
+LONG_S = 60.0
 
 
 @pytest.fixture
@@ -30,16 +33,16 @@ def client(peer):
     return SupervisorClient(peer.endpoint)
 
 
-def ask(client, text, budget_s=10.0, **options):
+def ask(client, text, budget_s=LONG_S, **options):
     reply = client.call("echo", [text], [1], Deadline.after(budget_s), **options)
     return [msgspec.msgpack.decode(outcome.result) for outcome in reply.outcomes]
 
 
 def code_of(client, text, budget_s):
-    began = time.monotonic()
+    began = running_s()
     with pytest.raises(RequestError) as caught:
         ask(client, text, budget_s)
-    assert time.monotonic() - began < budget_s + SLACK_S
+    assert running_s() - began < budget_s + SLACK_S
     return caught.value.code
 
 
@@ -47,22 +50,25 @@ def code_of(client, text, budget_s):
 
 
 def test_a_call_gets_its_answer_and_the_peer_its_fields(client, peer):
-    reply = client.call("echo", ["a", {"b": [1]}], [3, 4], Deadline.after(5), request_id="echo", traceparent="trace")
+    deadline = Deadline.after(5, lambda: 100.0)
+    reply = client.call("echo", ["a", {"b": [1]}], [3, 4], deadline, request_id="echo", traceparent="trace")
     assert [bytes(outcome.result) for outcome in reply.outcomes] == [messages.encode("a"), messages.encode({"b": [1]})]
     (call,) = peer.calls
     assert (call.model, call.sizes, call.request_id, call.traceparent) == ("echo", [3, 4], "echo", "trace")
     assert len(call.call_id) == messages.CALL_ID_BYTES
-    assert 4000 < call.budget_ms <= 5000
+    assert call.budget_ms == 5000
 
 
 def test_no_answer_is_an_error_at_the_deadline_and_a_cancellation(client, peer, wait_until):
+    assert ask(client, "so that there is a connection") == ["so that there is a connection"]
     peer.plan.append("drop")
     assert code_of(client, "a", 0.2) is ErrorCode.DEADLINE_EXCEEDED
     wait_until(lambda: peer.cancels)
-    assert peer.cancels[0].call_id == peer.calls[0].call_id
+    assert peer.cancels[0].call_id == peer.calls[1].call_id
 
 
 def test_a_late_answer_reaches_nobody_and_hangs_no_later_call(client, peer):
+    assert ask(client, "so that there is a connection") == ["so that there is a connection"]
     peer.plan.extend(["late", "echo", "late", "drop", "echo"])
     assert code_of(client, "a", 0.1) is ErrorCode.DEADLINE_EXCEEDED
     assert ask(client, "b") == ["b"]
@@ -104,14 +110,13 @@ def test_garbage_and_refusals_are_protocol_errors(client, peer, word):
 
 
 def test_a_call_is_sent_again_when_the_connection_breaks_under_its_id_with_the_budget_that_is_left(client, peer):
-    # On this clock every death takes a second.
-    deadline = Deadline.after(10, lambda: time.monotonic() + peer.deaths)
+    # On this clock every death takes a second, and nothing else takes any time.
+    deadline = Deadline.after(10, lambda: float(peer.deaths))
     peer.plan.extend(["die", "die"])
     client.call("echo", ["a"], [1], deadline)
     assert len(peer.calls) == 3
     assert len({call.call_id for call in peer.calls}) == 1
-    for call, (most, least) in zip(peer.calls, [(10_000, 9_000), (9_000, 8_000), (8_000, 7_000)]):
-        assert least < call.budget_ms <= most
+    assert [call.budget_ms for call in peer.calls] == [10_000, 9_000, 8_000]
     assert client.line.resent == 2
 
 
@@ -133,7 +138,7 @@ def test_a_call_waits_for_a_supervisor_that_is_about_to_come(short_dir):
     asking = threading.Thread(target=lambda: answers.append(ask(client, "a")))
     asking.start()
     with peer:
-        asking.join(10)
+        asking.join(LONG_S)
     assert answers == [["a"]]
 
 
@@ -143,7 +148,7 @@ def test_many_threads_each_get_their_own_answers_while_the_supervisor_dies_again
     def many(thread):
         for number in range(25):
             text = "{}-{}".format(thread, number)
-            answers[text] = ask(client, text, 20)
+            answers[text] = ask(client, text)
 
     for number in range(200):
         peer.plan.append("die" if number % 20 == 19 else "twice" if number % 3 == 0 else "echo")
@@ -151,7 +156,7 @@ def test_many_threads_each_get_their_own_answers_while_the_supervisor_dies_again
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(60)
+        thread.join(LONG_S)
     assert answers == {text: [text] for text in answers}
     assert len(answers) == 200
     assert peer.deaths == 10
@@ -172,10 +177,10 @@ def test_a_client_that_hangs_up_ends_the_call_and_cancels_it(client, peer, pair,
     ours, theirs = pair
     peer.plan.append("drop")
     peer.on_call = lambda call: theirs.close() if way == "close" else theirs.shutdown(socket.SHUT_WR)
-    began = time.monotonic()
+    began = running_s()
     with pytest.raises(ClientGone):
-        ask(client, "a", 20, client_socket=ours)
-    assert time.monotonic() - began < 5
+        ask(client, "a", client_socket=ours)
+    assert running_s() - began < 5
     wait_until(lambda: peer.cancels)
     assert peer.cancels[0].call_id == peer.calls[0].call_id
 
@@ -198,10 +203,10 @@ def test_a_client_that_hung_up_before_is_seen_at_once_even_when_nobody_serves(sh
     ours, theirs = pair
     theirs.close()
     client = SupervisorClient("ipc://{}/nobody".format(short_dir))
-    began = time.monotonic()
+    began = running_s()
     with pytest.raises(ClientGone):
-        ask(client, "a", 5, client_socket=ours)
-    assert time.monotonic() - began < 1
+        ask(client, "a", client_socket=ours)
+    assert running_s() - began < 1
 
 
 # ---- what is never sent ----------------------------------------------------------------------------------------------
@@ -225,7 +230,7 @@ def nested(depth):
 @pytest.mark.parametrize("item", ["\ud800", {"\udfff": 1}, nested(100_000), {1, object()}, 2**70])
 def test_what_cannot_be_encoded_is_invalid_input(client, peer, item):
     with pytest.raises(RequestError) as caught:
-        client.call("echo", [item], [1], Deadline.after(5))
+        client.call("echo", [item], [1], Deadline.after(LONG_S))
     assert caught.value.code is ErrorCode.INVALID_INPUT
     assert peer.calls == []
 
@@ -261,26 +266,27 @@ def test_a_call_refused_as_a_whole_is_an_error_with_its_code_and_when_to_come_ba
 
 
 def test_a_status_is_asked_for_once_within_its_age(client, peer):
-    assert {client.status(Deadline.after(5)).version for _ in range(5)} == {"test"}
-    assert peer.queries == 1
+    began = time.monotonic()
+    assert {client.status(Deadline.after(LONG_S)).version for _ in range(5)} == {"test"}
+    assert peer.queries <= 1 + (time.monotonic() - began) / STATUS_AGE_S
 
 
 def test_an_old_status_is_asked_for_anew(peer):
     client = SupervisorClient(peer.endpoint, status_age_s=0.0)
     for _ in range(3):
-        client.status(Deadline.after(5))
+        client.status(Deadline.after(LONG_S))
     assert peer.queries == 3
 
 
 def test_a_status_that_nobody_gives_is_an_error_that_is_remembered_too(short_dir):
-    client = SupervisorClient("ipc://{}/nobody".format(short_dir))
+    client = SupervisorClient("ipc://{}/nobody".format(short_dir), status_age_s=LONG_S)
     with pytest.raises(RequestError):
         client.status(Deadline.after(0.2))
-    began = time.monotonic()
+    began = running_s()
     with pytest.raises(RequestError) as caught:
-        client.status(Deadline.after(5))
+        client.status(Deadline.after(LONG_S))
     assert caught.value.code is ErrorCode.NOT_READY
-    assert time.monotonic() - began < 0.2
+    assert running_s() - began < 0.2
 
 
 # ---- forks and threads -----------------------------------------------------------------------------------------------
@@ -293,7 +299,7 @@ from ipu_supervisor.protocol.deadline import Deadline
 client = SupervisorClient(sys.argv[1])
 
 def ask(text):
-    reply = client.call("echo", [text], [1], Deadline.after(5))
+    reply = client.call("echo", [text], [1], Deadline.after(60))
     assert bytes(reply.outcomes[0].result).endswith(text.encode()), reply
 
 ask("before")
@@ -312,7 +318,7 @@ print("fine")
 
 def test_a_forked_child_makes_sockets_of_its_own_and_the_parents_still_work(peer, spawn):
     child = spawn([sys.executable, "-c", FORK, peer.endpoint])
-    assert child.wait(30) == 0
+    assert child.wait(LONG_S) == 0
     assert child.log_text() == "fine\n"
 
 
@@ -320,5 +326,5 @@ def test_the_socket_of_a_thread_that_ended_is_closed(client, peer):
     for number in range(300):
         thread = threading.Thread(target=ask, args=(client, str(number)))
         thread.start()
-        thread.join(10)
+        thread.join(LONG_S)
     assert len(peer.calls) == 300

@@ -3,7 +3,6 @@
 import pathlib
 import shutil
 import tempfile
-import time
 
 import msgspec
 from hypothesis import HealthCheck, settings
@@ -14,12 +13,13 @@ from ipu_supervisor.protocol import messages
 from ipu_supervisor.protocol.client import SupervisorClient
 from ipu_supervisor.protocol.deadline import Deadline
 from ipu_supervisor.protocol.errors import ErrorCode, RequestError
+from tests.conftest import running_s
 from tests.contract.peer import Peer
 
 #: How much later than its deadline an answer may come, seconds (chosen: scheduling on a busy machine).
 SLACK_S = 0.5
 #: Budget of a call that is never answered, and of one that is, seconds.
-SHORT_S, LONG_S = 0.05, 20.0
+SHORT_S, LONG_S = 0.05, 60.0
 #: What the peer may do before it comes to the point: the client then asks again.
 DETOURS = ["die", "foreign", "status"]
 #: How a call can be answered, and what the client must say then; `None`: the answer.
@@ -54,13 +54,13 @@ class ClientMachine(RuleBasedStateMachine):
         self.asked += 1
         text = "call {}".format(self.asked)
         deadline = Deadline.after(budget_s)
-        began = time.monotonic()
+        began = running_s()
         try:
             reply = self.client.call("echo", [text, [text]], [1, 1], deadline, request_id=",".join(plan))
         except RequestError as error:
             return error.code
         finally:
-            assert time.monotonic() - began < budget_s + SLACK_S
+            assert running_s() - began < budget_s + SLACK_S
         assert [msgspec.msgpack.decode(outcome.result) for outcome in reply.outcomes] == [text, [text]]
         return None
 

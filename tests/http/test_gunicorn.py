@@ -9,12 +9,11 @@ import signal
 import socket
 import subprocess
 import sys
-import threading
-import time
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from tests.conftest import running_s
 from tests.http.server import ROOT, serving, wait_until
 
 pytestmark = pytest.mark.service
@@ -28,7 +27,7 @@ def server():
         yield started
 
 
-def exchange(server, data, limit_s=10):
+def exchange(server, data, limit_s=60):
     """Send bytes as they are and return what comes back before the other side closes."""
     with socket.create_connection(("127.0.0.1", server.port), timeout=limit_s) as connection:
         connection.sendall(data)
@@ -65,7 +64,7 @@ def test_a_chunked_body_over_the_limit_is_a_413(server):
 
 
 def test_a_body_of_endless_chunks_is_cut_off(server):
-    with socket.create_connection(("127.0.0.1", server.port), timeout=20) as connection:
+    with socket.create_connection(("127.0.0.1", server.port), timeout=60) as connection:
         connection.sendall(chunked([], ending=b""))
         sent = 0
         with contextlib.suppress(OSError):
@@ -153,7 +152,7 @@ def test_the_web_side_imports_no_torch_transformers_or_numpy():
 def test_bad_settings_stop_the_start_with_every_fault_and_their_exit_code():
     command = [sys.executable, "-m", "gunicorn", "-c", "service/gunicorn_conf.py"]
     environ = {**os.environ, "SERVER_PORT": "x", "SERVER_THREADS": "0", "SERVER_MODELS": "["}
-    done = subprocess.run(command, cwd=ROOT, env=environ, capture_output=True, text=True, check=False, timeout=30)
+    done = subprocess.run(command, cwd=ROOT, env=environ, capture_output=True, text=True, check=False, timeout=60)
     assert done.returncode == 78
     assert all(name in done.stderr for name in ("SERVER_PORT", "SERVER_THREADS", "SERVER_MODELS"))
 
@@ -166,29 +165,31 @@ def test_web_concurrency_and_gunicorn_cmd_args_still_work():
 
 
 @contextlib.contextmanager
-def holding(server, number, delay_ms=2000):
-    """Let `number` requests be in progress while the block runs."""
-    body = json.dumps({"text": "held", "delay_ms": delay_ms}).encode()
-    threads = [threading.Thread(target=server.ask, args=("POST", "/echo", body, JSON, 30)) for _ in range(number)]
-    for thread in threads:
-        thread.start()
-    wait_until(
-        lambda: figures(server).get(("model_server_requests_in_progress", "echo", None)) == number,
-        "all are in progress",
-    )
-    yield
-    for thread in threads:
-        thread.join(30)
+def holding(server, number):
+    """Let `number` requests be in progress while the block runs; the server ends with its block, whatever is left."""
+    body = json.dumps({"text": "held", "delay_ms": 60_000}).encode()
+    with contextlib.ExitStack() as held:
+        for _ in range(number):
+            connection = http.client.HTTPConnection("127.0.0.1", server.port)
+            held.callback(connection.close)
+            connection.request("POST", "/echo", body, JSON)
+        wait_until(lambda: in_progress(server) == number, "all are in progress")
+        yield
+        assert in_progress(server) == number
+
+
+def in_progress(server):
+    return figures(server).get(("model_server_requests_in_progress", "echo", None))
 
 
 def test_overload_is_refused_at_once_by_us_and_health_answers_at_saturation():
     with serving(SERVER_THREADS="4", WEB_CONCURRENCY="1", STUB_SLOW="1") as server, holding(server, 4):
-        started = time.monotonic()
+        started = running_s()
         answers = [server.ask("POST", "/echo", b'{"text": "a"}', JSON) for _ in range(20)]
         assert {status for status, _, _ in answers} == {429}
         assert {headers["Retry-After"] for _, headers, _ in answers} == {"3"}
         assert [server.ask("GET", path)[0] for path in ("/health/liveness", "/readyz", "/")] == [200, 200, 200]
-        assert time.monotonic() - started < 1.5
+        assert running_s() - started < 1.5
 
 
 def test_clients_that_say_nothing_do_not_keep_health_from_answering():
@@ -198,9 +199,9 @@ def test_clients_that_say_nothing_do_not_keep_health_from_answering():
             connection.sendall(
                 b"POST /echo HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\nContent-Length: 9\r\n\r\n{"
             )
-        started = time.monotonic()
-        assert server.ask("GET", "/health/liveness", limit_s=20)[0] == 200
-        assert time.monotonic() - started < 5
+        started = running_s()
+        assert server.ask("GET", "/health/liveness")[0] == 200
+        assert running_s() - started < 5
 
 
 def test_clients_that_do_not_hang_up_keep_nobody_waiting():
@@ -209,19 +210,17 @@ def test_clients_that_do_not_hang_up_keep_nobody_waiting():
             connection = lingering.enter_context(socket.create_connection(("127.0.0.1", server.port)))
             connection.sendall(b"GET /health/liveness HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
             assert connection.recv(100).startswith(b"HTTP/1.1 200")
-        started = time.monotonic()
+        started = running_s()
         assert server.ask("GET", "/health/liveness")[0] == 200
-        assert time.monotonic() - started < 1.5
+        assert running_s() - started < 1.5
 
 
 def test_sigterm_lets_a_request_finish():
     with serving(STUB_SLOW="1", WEB_CONCURRENCY="1") as server:
-        connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=20)
-        connection.request("POST", "/echo", b'{"text": "last", "delay_ms": 1000}', JSON)
-        wait_until(
-            lambda: figures(server).get(("model_server_requests_in_progress", "echo", None)) == 1, "it is in progress"
-        )
+        connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=60)
+        connection.request("POST", "/echo", b'{"text": "last", "delay_ms": 4000}', JSON)
+        wait_until(lambda: in_progress(server) == 1, "it is in progress")
         server.process.terminate()
         assert connection.getresponse().read().startswith(b'{"results":"last"')
         connection.close()
-        assert server.process.wait(20) == 0
+        assert server.process.wait(60) == 0

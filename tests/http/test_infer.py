@@ -1,5 +1,7 @@
 """One generated route per model and its `/batch` sibling."""
 
+import time
+
 import msgspec
 import pytest
 
@@ -67,8 +69,11 @@ def test_a_model_that_is_not_configured_is_neither_served_nor_documented(folder)
 @pytest.mark.parametrize(("given", "milliseconds"), [("5", 5000), ("0.25", 250), ("1e2", 100_000), (None, 20_000)])
 def test_a_client_may_set_its_time_limit(client, stub, given, milliseconds):
     headers = {} if given is None else {"X-Request-Timeout": given}
+    began = time.monotonic()
     client.post("/echo", json={"text": "a"}, headers=headers)
-    assert milliseconds - 200 <= stub.calls[0].budget_ms <= milliseconds
+    ended = time.monotonic()
+    assert began + milliseconds / 1000 <= stub.deadlines[0].at <= ended + milliseconds / 1000
+    assert stub.calls[0].budget_ms <= milliseconds
 
 
 @pytest.mark.parametrize("given", ["", "0", "-1", "nan", "inf", "abc", "1_0", "1e400", "86401", "1, 2", "\xb2"])
@@ -80,7 +85,9 @@ def test_a_bad_time_limit_is_named(client, stub, given):
 
 
 def test_an_answer_tells_who_computed_it_and_where_the_time_went(client):
+    began = time.monotonic()
     response = client.post("/qa", json=ROUTES["/qa"], headers={"X-Request-ID": "mine.2"})
+    took_s = time.monotonic() - began
     headers = response.headers
     assert headers["X-Request-ID"] == "mine.2"
     assert (
@@ -88,8 +95,8 @@ def test_an_answer_tells_who_computed_it_and_where_the_time_went(client):
     )
     assert headers["Server-Timing"] == "queue;dur=2.000, batch;dur=0.500, inference;dur=30.000"
     assert (headers["x-queue-time"], headers["x-inference-time"]) == ("2", "30")
-    assert int(headers["x-total-time"]) >= 0
-    assert 0 <= float(headers["metrics-latency"]) < 5
+    assert 0 <= int(headers["x-total-time"]) <= took_s * 1000 + 1, "rounded"
+    assert 0 <= float(headers["metrics-latency"]) <= took_s + 0.001
 
 
 def test_a_demo_model_is_told_with_every_answer(client, stub):
