@@ -23,8 +23,8 @@ def test_an_empty_host_serves_after_one_run_of_the_workflow(site):
 
 
 def test_a_deployment_prints_no_secret_and_leaves_no_key_behind(site):
-    assert site.vm.secrets()["SSH_KEY"].splitlines()[1] not in site.first.output
-    assert "left behind" not in site.first.output
+    assert site.vm.secrets()["SSH_KEY"].splitlines()[1] not in site.first.raw
+    assert "left behind" not in site.first.raw
 
 
 def test_a_release_that_changes_only_the_web_half_loses_no_request_and_restarts_no_replica(served, wait_until):
