@@ -354,7 +354,7 @@ def test_an_operator_verb_on_the_inference_socket_is_garbage(daemon):
         asking.linger = 0
         asking.connect(daemon.endpoint)
         asking.send(messages.encode(messages.OperatorCommand("drain")))
-        assert asking.poll(PATIENCE_S * 1000)
+        assert asking.poll(int(PATIENCE_S * 1000))
         decode: messages.Decoder[messages.ToService] = messages.Decoder(messages.ToService)
         answer = decode(asking.recv())
     assert isinstance(answer, messages.Refusal)

@@ -4,6 +4,7 @@ import os
 import pathlib
 from typing import Any, Callable, Dict, List
 
+from tests.conftest import wait_until
 from tests.integration.harness import ROOT
 from tests.integration.stack import Answer, Stack
 from tests.ipu.conftest import STANDIN, Machine
@@ -41,8 +42,19 @@ class IpuStack(Stack):
         return self.request("POST", "/qa", {"context": context, "question": question}, limit_s)
 
     def model(self, name: str = "question_answering") -> Dict[str, Any]:
-        """Return what `/models` says of a model, within the second that the web half keeps it."""
-        body: Dict[str, Any] = self.request("GET", "/models/" + name).body
+        """Return what `/models` says of a model, within the second that the web half keeps it.
+
+        It is asked again while it is no 200: a supervisor that was silent for half a second, as in a pause of the
+        machine, is a 503.
+        """
+        answers: List[Answer] = []
+
+        def told() -> bool:
+            answers.append(self.request("GET", "/models/" + name))
+            return answers[-1].status == 200
+
+        wait_until(told, what="/models answers")
+        body: Dict[str, Any] = answers[-1].body
         return body
 
     def states(self, name: str = "question_answering") -> List[str]:

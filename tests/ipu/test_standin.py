@@ -177,7 +177,7 @@ def test_waiting_for_an_ipu(wrap, hold, monkeypatch, wait_until, standin):
     assert other.process.poll() is None
     assert not executor.isAttachedToDevice()
     other.kill()
-    waiting.join(10)
+    waiting.join(60)
     assert executor.isAttachedToDevice()
 
 
@@ -224,15 +224,16 @@ def test_gc_info_counts_the_ipus(standin):
 
 
 def test_a_compile_takes_its_time_and_leaves_a_file_that_makes_the_next_one_short(wrap, standin, monkeypatch, tmp_path):
-    monkeypatch.setenv("STANDIN_COMPILE_S", "0.5")
+    monkeypatch.setenv("STANDIN_COMPILE_S", "3")
     monkeypatch.setenv("POPTORCH_CACHE_DIR", str(tmp_path / "cache"))
     first, second = wrap(Net(seed=1)), wrap(Net(seed=2))
     first(torch.zeros(1, 4))
-    assert first.compilationTime() >= 0.5
+    assert first.compilationTime() >= 3
     assert len(list((tmp_path / "cache").glob("*.popef"))) == 1
     second(torch.zeros(1, 4))
-    assert second.compilationTime() < 0.5
+    assert second.compilationTime() < 3
     assert [line["event"] for line in standin.journal("compile", "cache_hit")] == ["compile", "cache_hit"]
+    monkeypatch.delenv("STANDIN_COMPILE_S")
     wrap(Net(), enableExecutableCaching=str(tmp_path / "other")).compile(torch.zeros(1, 4))
     assert len(list((tmp_path / "other").glob("*.popef"))) == 1
     wrap(Net(), enableExecutableCaching=None).compile(torch.zeros(1, 4))

@@ -136,13 +136,13 @@ def test_a_hang_ignores_sigterm_and_a_kill_frees_the_ipus(standin, spawn, wait_u
 
 
 def test_sigterm_waits_for_the_end_of_a_compile(standin, spawn, wait_until):
-    child = spawn([sys.executable, "-c", HANDLED], env={"STANDIN_COMPILE_S": "2"})
+    child = spawn([sys.executable, "-c", HANDLED], env={"STANDIN_COMPILE_S": "4"})
     wait_until(lambda: standin.journal("attach") and status(child.pid, "State") == "S", 60)
     child.process.terminate()
     assert child.wait(60) == 1
     assert "handler" in child.log_text()
     attach, detach = standin.journal()
-    assert detach["at"] - attach["at"] >= 2
+    assert detach["at"] - attach["at"] >= 4
 
 
 def test_ipus_come_free_when_a_process_ends_and_the_cache_serves_the_next(standin, spawn, tmp_path):
