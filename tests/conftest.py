@@ -138,15 +138,20 @@ class Child:
 
     def wait(self, limit_s: float = STOP_LIMIT_S) -> int:
         """Wait for the process to end, and return its exit code; fail the test when the limit passes."""
-        wait_until(lambda: self.process.poll() is not None, limit_s, "process {} ends".format(self.pid))
+        if not self.ends_within(limit_s):
+            pytest.fail("not within {:g} s: process {} ends".format(limit_s, self.pid))
         return self.process.wait()
+
+    def ends_within(self, limit_s: float) -> bool:
+        """Wait for the process to end, and say whether it did."""
+        return holds_within(lambda: self.process.poll() is not None, limit_s)
 
     def terminate(self, limit_s: float = STOP_LIMIT_S) -> int:
         """Send SIGTERM, wait, kill what is left of its group, and return the exit code."""
         if self.process.poll() is None:
             self.process.terminate()
         try:
-            holds_within(lambda: self.process.poll() is not None, limit_s)
+            self.ends_within(limit_s)
         finally:
             self.kill()
         return self.process.returncode
