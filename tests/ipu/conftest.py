@@ -6,9 +6,13 @@ import os
 import pathlib
 import signal
 import sys
+import warnings
+from typing import Any
 
 import pytest
 
+from ipu_supervisor import layout
+from ipu_supervisor.engines import load
 from tests.ipu.standin import standin_machine
 from tests.models import tiny
 
@@ -95,6 +99,27 @@ def wrap(poptorch):
         return poptorch.inferenceModel(model, options)
 
     return wrapped
+
+
+@pytest.fixture
+def pipeline_on(poptorch, monkeypatch, tmp_path, request):
+    """Return a function that makes a model file's pipeline on a device, in float32 unless told, warmed up."""
+    monkeypatch.setenv("POPTORCH_CACHE_DIR", str(tmp_path / "programs"))
+
+    def make(module, folder, device="ipu", ipu=None, dtype="float32", **options):
+        pipeline = module.Pipeline
+        checked = pipeline.Options().load(options)
+        settings = layout.complete(layout.IpuSchema().load(ipu or {}), pipeline.task)
+        plan = {"ipu": settings, "shapes": pipeline.shapes(checked)}
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # old libraries about themselves
+            engine: Any = load.load(pipeline.task, folder, device=device, dtype=dtype, threads=1, layout=plan)
+            request.addfinalizer(engine.close)
+            made = pipeline(engine, checked)
+            made.compile()
+        return made
+
+    return make
 
 
 @pytest.fixture(scope="session")

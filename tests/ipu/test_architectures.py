@@ -6,15 +6,11 @@ stand-in has not.
 
 import json
 import pathlib
-import warnings
-from typing import Any
 
 import pytest
 import torch
 import transformers
 
-from ipu_supervisor import layout
-from ipu_supervisor.engines import load
 from ipu_supervisor.models import embeddings, question_answering, summarization
 from tests.models import tiny
 
@@ -45,45 +41,26 @@ def checkpoint(tmp_path):
     return make
 
 
-@pytest.fixture
-def serve(poptorch, monkeypatch, tmp_path, request):
-    """Return a function that answers inputs by a model file on a device."""
-    monkeypatch.setenv("POPTORCH_CACHE_DIR", str(tmp_path / "programs"))
-
-    def answers(module, folder, device, inputs, ipu=None, **options):
-        pipeline = module.Pipeline
-        checked = pipeline.Options().load(options)
-        settings = layout.complete(layout.IpuSchema().load(ipu or {}), pipeline.task)
-        plan = {"ipu": settings, "shapes": pipeline.shapes(checked)}
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # old libraries about themselves
-            engine: Any = load.load(pipeline.task, folder, device=device, dtype="float32", threads=1, layout=plan)
-            request.addfinalizer(engine.close)
-            return pipeline(engine, checked)(inputs)
-
-    return answers
-
-
-def test_roberta_answers_as_on_the_cpu(checkpoint, serve):
+def test_roberta_answers_as_on_the_cpu(checkpoint, pipeline_on):
     folder = checkpoint("RobertaForQuestionAnswering", max_position_embeddings=130, **SMALL)
-    on_cpu, on_ipu = (serve(question_answering, folder, device, QUESTIONS) for device in ("cpu", "ipu"))
+    on_cpu, on_ipu = (pipeline_on(question_answering, folder, device)(QUESTIONS) for device in ("cpu", "ipu"))
     for expected, found in zip(on_cpu, on_ipu):
         assert found == {"results": expected["results"], "score": pytest.approx(expected["score"], rel=1e-4)}
 
 
-def test_mpnet_embeds_as_on_the_cpu(checkpoint, serve):
+def test_mpnet_embeds_as_on_the_cpu(checkpoint, pipeline_on):
     folder = checkpoint("MPNetModel", max_position_embeddings=130, **SMALL)
     inputs = [{"text": text} for text in TEXTS]
-    on_cpu, on_ipu = (serve(embeddings, folder, device, inputs) for device in ("cpu", "ipu"))
+    on_cpu, on_ipu = (pipeline_on(embeddings, folder, device)(inputs) for device in ("cpu", "ipu"))
     for expected, found in zip(on_cpu, on_ipu):
         assert found["results"] == pytest.approx(expected["results"], abs=1e-5)
 
 
 @pytest.mark.parametrize("ipu", [{}, {"batch_size": 2, "inference_parallelize_kwargs": {"use_cache": False}}], ids=str)
-def test_t5_summarizes_as_on_the_cpu(checkpoint, serve, ipu):
+def test_t5_summarizes_as_on_the_cpu(checkpoint, pipeline_on, ipu):
     folder = checkpoint("T5ForConditionalGeneration", eos_token_id=3, **T5)
     inputs = [{"documents": text} for text in TEXTS]
     options = {"max_new_tokens": 12, "num_beams": 2, "max_input_tokens": 64}
-    on_cpu = serve(summarization, folder, "cpu", inputs, **options)
-    assert serve(summarization, folder, "ipu", inputs, ipu, **options) == on_cpu
+    on_cpu = pipeline_on(summarization, folder, "cpu", **options)(inputs)
+    assert pipeline_on(summarization, folder, "ipu", ipu, **options)(inputs) == on_cpu
     assert any(answer["results"][0]["summary_text"] for answer in on_cpu)

@@ -6,14 +6,11 @@ single and batched, on one IPU and on several.
 
 import json
 import pathlib
-import warnings
-from typing import Any, Dict, List, Sequence
+from typing import Any, Dict, Sequence
 
 import pytest
 import torch
 
-from ipu_supervisor import layout
-from ipu_supervisor.engines import load
 from ipu_supervisor.models import embeddings, question_answering, summarization
 from tests.models import tiny
 
@@ -46,26 +43,9 @@ def folders(tmp_path_factory):
 
 
 @pytest.fixture
-def serve(folders, poptorch, monkeypatch, tmp_path):
+def serve(folders, pipeline_on):
     """Return a function that makes a model file's pipeline on a device, warmed up."""
-    monkeypatch.setenv("POPTORCH_CACHE_DIR", str(tmp_path / "programs"))
-    engines: List[Any] = []
-
-    def make(module, name, device="ipu", ipu=None, dtype="float32", **options):
-        pipeline = module.Pipeline
-        checked = pipeline.Options().load(options)
-        settings = layout.complete(layout.IpuSchema().load(ipu or {}), pipeline.task)
-        plan = {"ipu": settings, "shapes": pipeline.shapes(checked)}
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # old libraries about themselves
-            engines.append(load.load(pipeline.task, folders[name], device=device, dtype=dtype, threads=1, layout=plan))
-            made = pipeline(engines[-1], checked)
-            made.compile()
-        return made
-
-    yield make
-    for engine in engines:
-        engine.close()
+    return lambda module, name, device="ipu", **settings: pipeline_on(module, folders[name], device, **settings)
 
 
 def compiles(standin):
