@@ -57,13 +57,13 @@ class Peer:
     def __enter__(self) -> "Peer":
         """Start, and wait until the path is bound."""
         self._thread.start()
-        assert self._born.wait(5)
+        assert self._born.wait(60)
         return self
 
     def __exit__(self, *why: object) -> None:
         """Stop and unbind."""
         self._stop.set()
-        self._thread.join(5)
+        self._thread.join(60)
 
     def _run(self) -> None:
         """Serve until told to stop."""
