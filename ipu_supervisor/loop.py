@@ -35,7 +35,7 @@ DRAIN_LIMIT_S = 30.0
 STOP_LIMIT_S = 6.0
 #: How long the sockets stay after the last answer, seconds. libzmq drops with a connection what the client has not read
 #: (seen in 9 of 20 answers to a client that stood still when the connection ended, 0.05 s after the answer).
-PARTING_S = 1.0
+PARTING_S = 0.5
 
 
 class Supervisor:

@@ -11,7 +11,7 @@ from ipu_supervisor.protocol.errors import ErrorCode, RequestError
 from tests.integration.harness import Daemon, echo, kill
 
 #: How long a client may stand still and still find the answer that was sent to it, seconds.
-PARTING_S = 1.0
+PARTING_S = 0.5
 
 
 @pytest.fixture
@@ -30,14 +30,18 @@ def test_a_signal_in_the_middle_of_the_start_leaves_nothing_behind(spawn, short_
     assert [path.name for path in short_dir.iterdir() if path.suffix == ".sock"] == []
 
 
-def test_the_sockets_stay_a_moment_after_the_last_answer(daemon, wait_until):
-    wait_until(daemon.ready)
-    daemon.ask("last")
-    answered = time.monotonic()
-    kill(daemon.child.pid, signal.SIGTERM)
-    assert daemon.child.wait() == 0
-    # Less what the clocks of two processes and a late look may differ by.
-    assert time.monotonic() - answered >= PARTING_S - 0.2
+def test_the_sockets_stay_a_moment_after_the_last_answer(spawn, short_dir, wait_until):
+    def parting_s():
+        daemon = Daemon(spawn, short_dir, echo()).start()
+        wait_until(daemon.ready)
+        daemon.ask("last")
+        answered = time.monotonic()
+        kill(daemon.child.pid, signal.SIGTERM)
+        assert daemon.child.wait() == 0
+        return time.monotonic() - answered
+
+    # Counted from when we took the answer, which may be late; so the longest of three.
+    assert max(parting_s() for _ in range(3)) >= PARTING_S - 0.1
 
 
 def test_a_supervisor_that_stands_still_is_not_ready(daemon, wait_until):
