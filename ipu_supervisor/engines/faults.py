@@ -90,9 +90,11 @@ def of(error: BaseException) -> Optional[DeviceFault]:
 
 def _logged(error: BaseException) -> str:
     """Return the beginning of what the library wrote to its file in place of a long message."""
+    if LONG_MESSAGES not in str(error):
+        return ""
     try:
         with open(LONG_MESSAGES, encoding="utf-8", errors="replace") as lines:
-            return ": " + lines.read(MAX_TEXT) if LONG_MESSAGES in str(error) else ""
+            return ": " + lines.read(MAX_TEXT)
     except OSError:
         return ""
 

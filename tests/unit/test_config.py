@@ -82,6 +82,13 @@ def test_a_client_batch_that_could_never_enter_the_backlog_is_refused():
     assert "max_backlog" in faults({"model": "echo", "max_backlog": 4, "max_client_batch_size": 5}).faults[0]
 
 
+def test_a_shortest_summary_over_the_longest_is_refused_on_any_device():
+    options = {"min_new_tokens": 60, "max_new_tokens": 40}
+    found = faults({"model": "summarization", "options": options})
+    assert "min_new_tokens: Must be at most max_new_tokens." in found.faults[0]
+    assert settings({"model": "summarization", "options": {"min_new_tokens": 40, "max_new_tokens": 40}}).models
+
+
 def test_a_small_backlog_takes_small_client_batches_by_default():
     assert settings({"model": "echo", "max_backlog": 4}).models[0].max_client_batch_size == 4
 
