@@ -13,6 +13,7 @@ import threading
 
 import pytest
 
+from ipu_supervisor.verify_ipu.machine import TOO_MANY_ROWS
 from ipu_supervisor.verify_ipu.report import CHECKS
 from tests.integration.harness import ROOT
 from tests.ipu.conftest import STANDIN, Machine
@@ -32,6 +33,9 @@ for ipu, pid in standin_machine.holders(os.environ["STANDIN_FOLDER"]).items():
 #: A checkpoint whose rows hold 64 tokens writes no 100.
 SUMMARIZATION = '{{"model": "summarization", "checkpoint": "{}", "ipu": {{"batch_size": 2}}, "options": {}}}'
 OPTIONS = '{"num_beams": 3, "max_new_tokens": 12}'
+#: What is judged by measured times too: on a machine that does other things only the figures count, and
+#: tests/unit/test_verify_ipu.py has what becomes of them.
+TIMED = ("batches", "cache")
 
 
 class Verification:
@@ -45,8 +49,7 @@ class Verification:
         settings = {
             "STANDIN_FOLDER": str(machine),
             "STANDIN_IPUS": "2",
-            # Longer than anything else takes here, however busy the machine is: a check compares with it.
-            "STANDIN_COMPILE_S": "5",
+            "STANDIN_COMPILE_S": "1",
             "OMP_NUM_THREADS": "1",
             "PYTHONPATH": os.pathsep.join([str(STANDIN), str(ROOT)]),
             "PATH": os.pathsep.join([str(folder), str(STANDIN / "bin"), os.environ["PATH"]]),
@@ -67,6 +70,11 @@ class Verification:
         """Return what a run that has ended must not leave: files, IPUs, processes."""
         mark = "STANDIN_FOLDER={}\0".format(self.machine.folder)
         return [*self.tmp.iterdir(), *self.machine.holders(), *(pid for pid in pids() if mark in environment(pid))]
+
+
+def untimed(found):
+    """Return the verdicts that no pause of the machine can change, by check."""
+    return {check: verdict for (check, _), (verdict, _) in found.items() if check not in TIMED}
 
 
 def pids():
@@ -107,6 +115,7 @@ def runs(spawn_for_module, folder):
             spawn_for_module, folder, "broken", [qa, bart, "--only", "compile,cache", "--replicas", "1"]
         ),
     }
+    started["all"].machine.inject(when="compile", kind="out_of_memory", times=-1, rows=TOO_MANY_ROWS)
     started["broken"].machine.inject(when="compile", kind="out_of_memory", times=-1, model="Bart")
     with forgetting(started["broken"]):
         yield started
@@ -129,25 +138,28 @@ def forgetting(run):
     thread.join()
 
 
-def test_on_ipus_that_do_as_documented_everything_is_seen(runs, wait_until):
+def test_on_ipus_that_do_as_documented_everything_is_seen(runs):
     run = runs["all"]
-    wait_until(lambda: "should fail with OUT_OF_MEMORY" in run.child.log_text(), RUN_LIMIT_S, "the last check begins")
-    run.machine.inject(when="compile", kind="out_of_memory")
     code, found = run.end()
-    assert {check: verdict for (check, _), (verdict, _) in found.items()} == dict.fromkeys(CHECKS, "seen")
-    assert code == 0
+    assert {check for check, _ in found} == set(CHECKS)
+    assert set(untimed(found).values()) == {"seen"}
+    assert code == int("NOT seen" in {verdict for verdict, _ in found.values()})
     assert "1 compiled, 0 from the cache" in found["compile", "question_answering"][1]
     assert "| not run |" not in run.child.log_text()
-    assert "2 replica(s)" in found["cache", "question_answering"][1]
+    assert found["cache", "question_answering"][1].startswith("0 compiled, 2 from the cache by 2 replica(s), in ")
+    assert found["cache", "question_answering"][1].endswith("files in the cache: 1 before, 1 after")
+    assert re.match(r"single: p50 .*; 4 at once: p50 .*/s$", found["batches", "question_answering"][1])
     assert run.left_behind() == []
 
 
 def test_a_sequence_model_has_two_programs(runs):
     code, found = runs["summarization"].end()
-    assert {verdict for verdict, _ in found.values()} == {"seen"}
-    assert (code, len(found)) == (0, 6)
+    assert untimed(found) == dict.fromkeys(("compile", "precision", "traffic", "no_such_device"), "seen")
+    assert code == int("NOT seen" in {verdict for verdict, _ in found.values()})
     assert "| not run | libraries, count, replicas, " in runs["summarization"].child.log_text()
     assert "2 compiled, 0 from the cache" in found["compile", "summarization"][1]
+    assert found["cache", "summarization"][1].startswith("0 compiled, 2 from the cache by 1 replica(s), in ")
+    assert re.match(r"single: p50 .*; 2 at once: p50 .*/s$", found["batches", "summarization"][1])
     assert runs["summarization"].left_behind() == []
 
 

@@ -8,8 +8,8 @@ Environment: STANDIN_FOLDER (needed), STANDIN_IPUS (default 4), STANDIN_IPU_VERS
 STANDIN_COMPILE_S (what a compile takes, seconds, default 0).
 
 STANDIN_FOLDER/fault-WHEN is one JSON object. `when` and `kind` are needed; `times` says how many strikes over all
-processes it lasts (1; -1: always), `model` is a part of the name of the model's class (any), `type` and `message`
-replace the error's.
+processes it lasts (1; -1: always), `model` is a part of the name of the model's class (any), `rows` are the fewest of a
+program that it strikes (0; for "compile"), `type` and `message` replace the error's.
 """
 
 import contextlib
@@ -129,14 +129,14 @@ def set_fault(where: Folder, **fault: Any) -> None:
     new.replace(path)
 
 
-def take_fault(when: str, model: str) -> Optional[Dict[str, Any]]:
+def take_fault(when: str, model: str, rows: int = 0) -> Optional[Dict[str, Any]]:
     """Take the fault that strikes a model now, once for each of its times over all processes."""
     path = folder() / "fault-{}".format(when)
     if not path.exists():
         return None
     with _alone(folder()):
         fault = _checked(json.loads(path.read_text())) if path.exists() else None
-        if fault is None or fault.get("model", "") not in model:
+        if fault is None or fault.get("model", "") not in model or fault.get("rows", 0) > rows:
             return None
         left = fault.get("times", 1)
         if left == 1:
@@ -148,7 +148,7 @@ def take_fault(when: str, model: str) -> Optional[Dict[str, Any]]:
 
 def _checked(fault: Dict[str, Any]) -> Dict[str, Any]:
     """Return a fault, or raise for one that would never strike."""
-    unknown = set(fault) - {"when", "kind", "times", "model", "type", "message"}
+    unknown = set(fault) - {"when", "kind", "times", "model", "rows", "type", "message"}
     if unknown or fault.get("when") not in WHENS or fault.get("kind") not in KINDS:
         raise ValueError("no such fault: {}".format(fault))
     return fault

@@ -105,6 +105,18 @@ def concatenate(outputs: Sequence[Any]) -> Any:
     return first
 
 
+def most_rows(inputs: Inputs) -> int:
+    """Return the largest first dimension of any tensor."""
+    rows = [0]
+
+    def note(tensor: torch.Tensor) -> torch.Tensor:
+        rows.extend(tensor.shape[:1])
+        return tensor
+
+    inputs.map(note)
+    return max(rows)
+
+
 def shapes(inputs: Inputs) -> List[Any]:
     """Return the shape and dtype of each tensor, and every other value as text: what a program depends on."""
     found: List[Any] = []

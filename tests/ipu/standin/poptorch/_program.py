@@ -15,7 +15,7 @@ from typing import Any, Tuple
 import torch
 
 from poptorch import _factories, _impl, _native, ops, poptorch_core
-from poptorch._args_parser import Inputs, concatenate, map_tensors, shapes
+from poptorch._args_parser import Inputs, concatenate, map_tensors, most_rows, shapes
 from poptorch.enums import OutputMode
 from poptorch.options import Options
 
@@ -60,7 +60,7 @@ def build(model: torch.nn.Module, options: Options, inputs: Inputs) -> Tuple[str
         if options.cache_path and cache.exists():
             return key, True
         _native.busy(float(os.environ.get("STANDIN_COMPILE_S", "0")))
-        poptorch_core.strike("compile", type(model).__name__)
+        poptorch_core.strike("compile", type(model).__name__, rows=most_rows(inputs))
     if options.cache_path:
         cache.parent.mkdir(parents=True, exist_ok=True)
         cache.write_text(key)

@@ -80,9 +80,9 @@ def detach(device: machine.Device, model: str) -> None:
         device.release()
 
 
-def strike(when: str, model: str, ipus: int = 1) -> None:
-    """Raise or hang if a test has injected a fault for this moment."""
-    fault = machine.take_fault(when, model)
+def strike(when: str, model: str, ipus: int = 1, rows: int = 0) -> None:
+    """Raise or hang if a test has injected a fault for this moment, and for a program of so many rows."""
+    fault = machine.take_fault(when, model, rows)
     if fault is None:
         return
     kind = fault["kind"]
