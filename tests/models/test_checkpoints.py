@@ -5,12 +5,12 @@ import json
 import logging
 import socket
 import threading
-import time
 
 import pytest
 
 from ipu_supervisor.engines import checkpoints
 from ipu_supervisor.engines.hub import CheckpointError, Hub, HubUnreachable
+from tests.conftest import running_s
 
 
 class FakeHub:
@@ -182,6 +182,6 @@ def test_a_hub_that_refuses_connections_is_unreachable():
 
 def test_a_hub_that_never_answers_is_given_up_in_time():
     with socket.create_server(("127.0.0.1", 0)) as silent:
-        began = time.monotonic()
+        began = running_s()
         assert Hub("http://127.0.0.1:{}".format(silent.getsockname()[1]), 0.2).commit("owner/name", "main") is None
-        assert time.monotonic() - began < 2
+        assert running_s() - began < 5
