@@ -42,14 +42,20 @@ class Connection:
             )
             self.socket.curve_serverkey = zmq.auth.load_certificate(str(curve_keys / "supervisor.key"))[0]
         self.monitor = self.socket.get_monitor_socket(zmq.EVENT_DISCONNECTED | zmq.EVENT_HANDSHAKE_SUCCEEDED)
+        self._established = False
         self.socket.connect(endpoint)
         self.close = weakref.finalize(self, _close, os.getpid(), self.socket, self.monitor)
 
     def broke(self) -> bool:
-        """Say whether the connection broke since the last call."""
+        """Say whether a connection that was established has broken since the last call.
+
+        One that ends before its handshake, as with other keys, is tried again by libzmq, after a pause.
+        """
         broke = False
         while self.monitor.poll(0):
-            broke |= recv_monitor_message(self.monitor, zmq.NOBLOCK)["event"] == zmq.EVENT_DISCONNECTED
+            happened = recv_monitor_message(self.monitor, zmq.NOBLOCK)["event"]
+            self._established |= happened == zmq.EVENT_HANDSHAKE_SUCCEEDED
+            broke |= self._established and happened == zmq.EVENT_DISCONNECTED
         return broke
 
     def send(self, frame: bytes) -> bool:

@@ -9,8 +9,9 @@ from typing import Any
 import msgspec
 import pytest
 
-from ipu_supervisor.protocol import messages
+from ipu_supervisor.protocol import connection, messages
 from ipu_supervisor.protocol.client import STATUS_AGE_S, SupervisorClient
+from ipu_supervisor.protocol.connection import Connection
 from ipu_supervisor.protocol.deadline import Deadline
 from ipu_supervisor.protocol.errors import ClientGone, ErrorCode, RequestError
 from tests.conftest import running_s
@@ -140,6 +141,29 @@ def test_a_call_waits_for_a_supervisor_that_is_about_to_come(short_dir):
     with peer:
         asking.join(LONG_S)
     assert answers == [["a"]]
+
+
+def test_who_hangs_up_before_the_handshake_is_tried_again_with_the_same_socket(short_dir, monkeypatch):
+    made = []
+
+    def make(*args):
+        made.append(Connection(*args))
+        return made[-1]
+
+    monkeypatch.setattr(connection, "Connection", make)
+    client = SupervisorClient("ipc://{}/s".format(short_dir))
+    answers = []
+    with socket.socket(socket.AF_UNIX) as other:
+        other.bind(str(short_dir / "s"))
+        other.listen()
+        asking = threading.Thread(target=lambda: answers.append(ask(client, "a")))
+        asking.start()
+        for _ in range(10):
+            other.accept()[0].close()
+    with Peer(short_dir):
+        asking.join(LONG_S)
+    assert answers == [["a"]]
+    assert len(made) == 1
 
 
 def test_many_threads_each_get_their_own_answers_while_the_supervisor_dies_again_and_again(client, peer):
@@ -294,6 +318,7 @@ def test_a_status_that_nobody_gives_is_an_error_that_is_remembered_too(short_dir
 FORK = """
 import os, sys
 from ipu_supervisor.protocol.client import SupervisorClient
+from ipu_supervisor.protocol.connection import Connection
 from ipu_supervisor.protocol.deadline import Deadline
 
 client = SupervisorClient(sys.argv[1])
