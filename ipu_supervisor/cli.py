@@ -30,7 +30,7 @@ def main(arguments: Optional[Sequence[str]] = None) -> int:
         environ = config.environment()
         settings = config.from_env(environ)
         if given.command in ("run", "check-config"):
-            devices.check(settings, environ)
+            settings = devices.check(settings, environ)
     except config.ConfigError as error:
         for fault in error.faults:
             print("error: " + fault, file=sys.stderr)

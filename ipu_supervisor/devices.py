@@ -1,6 +1,7 @@
 """What devices this machine has, what the configured models need, and what each device means for batching."""
 
 import contextlib
+import dataclasses
 import os
 import pathlib
 import re
@@ -18,16 +19,22 @@ CUDA_BATCH = 32
 COUNT_LIMIT_S = 10.0
 
 
-def check(config: Config, environ: Mapping[str, str]) -> None:
-    """Raise `ConfigError` that names every model whose device is not there, or whose layout does not fit."""
+def check(config: Config, environ: Mapping[str, str]) -> Config:
+    """Return the settings with the number of IPUs that there are, counted only if a model wants any.
+
+    Raises `ConfigError` that names every model whose device is not there, or whose layout does not fit.
+    """
+    needs = ipu_needs(config)
+    ipus = ipu_count(config, environ) if needs else 0
     wanting = [model for model in config.models if model.device == "cuda"] if not cuda_count() else []
     missing = ["{}: device cuda, but this machine has no GPU".format(model.name) for model in wanting]
-    missing += _ipu_faults(config, environ)
+    missing += _ipu_faults(config, needs, ipus)
     wrong = [
         fault for model in config.models if model.device == "ipu" for fault in _layout_faults(model, config, environ)
     ]
     if wrong or missing:
         raise ConfigError(wrong + missing, EXIT_CONFIG if wrong else EXIT_DEVICES)
+    return dataclasses.replace(config, ipus=ipus)
 
 
 def ipu_needs(config: Config) -> Dict[str, int]:
@@ -35,12 +42,8 @@ def ipu_needs(config: Config) -> Dict[str, int]:
     return {model.name: layout.need(model.ipu) for model in config.models if model.device == "ipu"}
 
 
-def _ipu_faults(config: Config, environ: Mapping[str, str]) -> List[str]:
+def _ipu_faults(config: Config, needs: Mapping[str, int], count: Optional[int]) -> List[str]:
     """Return what is wrong with the number of IPUs."""
-    needs = ipu_needs(config)
-    if not needs:
-        return []
-    count = ipu_count(config, environ)
     if count is None:
         return ["gc-info counts no IPUs here; enable the Poplar SDK, or set SUPERVISOR_IPUS to how many there are"]
     replicas = {model.name: model.replicas for model in config.models}

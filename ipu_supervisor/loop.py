@@ -42,14 +42,13 @@ class Supervisor:
     """The daemon: pools, sockets, processes."""
 
     def __init__(self, config: Config, environ: Mapping[str, str]) -> None:
-        """Store the settings, and the environment that replicas get (`.env` included); `run()` acts."""
+        """Store what `devices.check` made of the settings, and the environment that replicas get (`.env` included)."""
         self.config = config
         self._environ = environ
         self.sockets = Sockets(config)
         self.launcher = LocalLauncher()
         self.gate = CompileGate()
-        needs = devices.ipu_needs(config)
-        self.leases = Leases(devices.ipu_count(config, environ) or 0 if needs else 0, needs)
+        self.leases = Leases(config.ipus or 0, devices.ipu_needs(config))
         self.pools: Dict[str, Pool] = {}
         self.configs: Dict[str, ModelConfig] = {model.name: model for model in config.models}
         self.started_at = time.monotonic()

@@ -30,9 +30,23 @@ def test_the_vendors_tool_counts_what_the_replicas_will_see(tmp_path):
 
 
 @pytest.mark.parametrize("text", ["exit 1", "echo none", "exec sleep 60"])
-def test_a_tool_that_gives_no_number_counts_nothing(tmp_path, monkeypatch, text):
+def test_a_tool_that_gives_no_number_counts_nothing_and_that_is_told(tmp_path, monkeypatch, text):
     monkeypatch.setattr(devices, "COUNT_LIMIT_S", 0.2)
-    assert devices.ipu_count(settings(on_ipu()), tool(tmp_path / "bin", text)) is None
+    with pytest.raises(config.ConfigError, match="gc-info counts no IPUs here; enable the Poplar SDK") as raised:
+        devices.check(settings(on_ipu()), tool(tmp_path / "bin", text))
+    assert raised.value.exit_code == config.EXIT_DEVICES
+
+
+def test_what_was_counted_at_the_check_is_what_there_is(tmp_path):
+    once = tool(tmp_path / "bin", 'test ! -e "$0.ran" && touch "$0.ran" && echo 4')
+    checked = devices.check(settings(on_ipu()), once)
+    assert (checked.ipus, devices.check(checked, once).ipus) == (4, 4)
+
+
+def test_nothing_is_counted_where_no_model_wants_an_ipu(tmp_path):
+    environ = tool(tmp_path / "bin", 'touch "$0.ran"')
+    assert devices.check(settings({"model": "echo"}), environ).ipus == 0
+    assert not (tmp_path / "bin" / "gc-info.ran").exists()
 
 
 def test_a_configured_number_wins(tmp_path):
@@ -76,6 +90,19 @@ def test_a_configuration_that_leaves_numbers_at_their_defaults_is_left_to_the_re
 
 def test_a_checkpoint_that_is_not_at_hand_is_left_to_the_replica(tmp_path):
     devices.check(settings(on_ipu(ipu={"layers_per_ipu": [3, 2]}), SUPERVISOR_IPUS="4"), {"HF_HOME": str(tmp_path)})
+
+
+def test_only_models_on_ipus_compile_in_turn():
+    models = settings(on_ipu(), {"model": "echo"})
+    assert [devices.pool_settings(model, models, None).in_turn for model in models.models] == [True, False]
+
+
+def test_an_older_model_file_takes_one_request_at_a_time_on_an_ipu(tmp_path):
+    (tmp_path / "mine.py").write_text(
+        "class Pipeline:\n    def __call__(self, inputs):\n        return inputs\n", encoding="utf-8"
+    )
+    entry = {"model": "mine", "device": "ipu", "ipu": {"batch_size": 4}}
+    assert devices.cost(settings(entry, MODELS_PATH=str(tmp_path)).models[0]) == SINGLY
 
 
 def test_batches_on_an_ipu_are_as_large_as_its_program():
