@@ -2,13 +2,15 @@
 
 import os
 import signal
+import subprocess
+import sys
 import time
 
 import pytest
 
 from ipu_supervisor.protocol.deadline import Deadline
 from ipu_supervisor.protocol.errors import ErrorCode, RequestError
-from tests.integration.harness import Daemon, echo, kill
+from tests.integration.harness import ROOT, Daemon, echo, kill
 
 #: How long a client may stand still and still find the answer that was sent to it, seconds.
 PARTING_S = 0.5
@@ -54,3 +56,19 @@ def test_a_supervisor_that_stands_still_is_not_ready(daemon, wait_until):
     finally:
         os.kill(daemon.child.pid, signal.SIGCONT)
     wait_until(daemon.ready)
+
+
+def test_a_second_sigterm_does_not_keep_a_replica_from_giving_its_devices_back():
+    script = """
+import os, signal
+from ipu_supervisor import replica
+
+signal.signal(signal.SIGTERM, replica._leave)
+try:
+    os.kill(os.getpid(), signal.SIGTERM)
+finally:
+    os.kill(os.getpid(), signal.SIGTERM)
+    print("given back")
+"""
+    done = subprocess.run([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True, cwd=str(ROOT), check=False)
+    assert (done.returncode, done.stdout) == (0, "given back\n")
