@@ -174,7 +174,9 @@ class Crew:
         if now < replica.since + GRACE_S:
             return []
         replica.since = now
-        return [Note("replica_killed", {"model": self.settings.model, "replica": replica.name}), Kill(replica.name)]
+        note = Note("replica_killed", {"model": self.settings.model, "replica": replica.name})
+        # Whose process does not go even now keeps no other from compiling.
+        return [note, Kill(replica.name), CompileOver(replica.name)]
 
     # ---- stopping and dying ------------------------------------------------------------------------------------------
 
@@ -186,15 +188,16 @@ class Crew:
         if replica.state is State.STOPPING:
             return []
         note = Note("replica_stopping", {"model": self.settings.model, "replica": replica.name, "reason": why})
-        return [note, *self.ending(replica, now), Terminate(replica.name)]
+        self.ending(replica, now)
+        return [note, Terminate(replica.name)]
 
-    def ending(self, replica: Replica, now: float) -> List[Action]:
-        """Await the end of a replica: its process is killed when it outlives its grace."""
-        if replica.state is State.STOPPING:
-            return []
+    def ending(self, replica: Replica, now: float) -> None:
+        """Await the end of a replica: its process is killed when it outlives its grace.
+
+        One that compiled keeps its turn until then, for its process still holds the memory.
+        """
         replica.happened(Event.STOP, now)
         replica.probe_sent_at = None
-        return [CompileOver(replica.name)]
 
     def forgive(self) -> None:
         """Hold the first death of an input that is now found guilty against no replica."""

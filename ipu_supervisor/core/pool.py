@@ -146,7 +146,8 @@ class Pool:
             batch, replica.aboard = replica.aboard, []
             self.requests.returned(batch)
         fields = {"model": self.settings.model, "replica": replica.name, "reason": message.reason}
-        return [Note("replica_unable", fields), *self.crew.ending(replica, now), *self._abandon(replica, now)]
+        self.crew.ending(replica, now)
+        return [Note("replica_unable", fields), *self._abandon(replica, now)]
 
     def unleased(self, name: str, why: str, now: float) -> List[Action]:
         """Have a replica that could not be started for want of devices wait; nothing is held against it."""

@@ -1,6 +1,16 @@
-"""Who holds how many IPUs."""
+"""What the replicas of all models share: the IPUs, and the turn to compile."""
 
+import pytest
+
+from ipu_supervisor.core import actions
+from ipu_supervisor.core.compiles import CompileGate
+from ipu_supervisor.core.crew import GRACE_S
 from ipu_supervisor.core.leases import Leases
+from ipu_supervisor.core.replica import State
+from ipu_supervisor.protocol.messages import Hello, Identity, Loaded, Ready, Unable
+from tests.unit.histories import History
+
+# ---- IPUs ------------------------------------------------------------------------------------------------------------
 
 
 def test_a_lease_lasts_until_it_is_given_back():
@@ -31,3 +41,91 @@ def test_a_rolling_change_needs_room_for_one_more_of_every_model():
     needs = {"qa": 1, "summarization": 2}
     assert not Leases(5, needs).room_for_both("qa", {"qa": 1, "summarization": 1})
     assert Leases(6, needs).room_for_both("qa", {"qa": 1, "summarization": 1})
+
+
+# ---- compiling -------------------------------------------------------------------------------------------------------
+
+
+def load(history, *names):
+    """Have replicas ask for their turn."""
+    for name in names:
+        history.says(name, Hello(1))
+        history.says(name, Loaded(Identity("m")))
+
+
+def test_replicas_compile_one_after_the_other_in_the_order_of_asking():
+    history = History(replicas=3)
+    load(history, "m-2.1", "m-3.1", "m-1.1")
+    compiling = []
+    for _ in range(3):
+        (name,) = [name for name in history.alive if history.state(name) is State.COMPILING]
+        compiling.append(name)
+        history.says(name, Ready(0.0))
+    assert compiling == ["m-2.1", "m-3.1", "m-1.1"]
+
+
+@pytest.mark.parametrize("who", ["m-1.1", "m-2.1"])
+def test_one_that_dies_compiling_or_in_line_leaves_the_line(who):
+    history = History(replicas=3)
+    load(history, "m-1.1", "m-2.1", "m-3.1")
+    history.dies(who)
+    for name in sorted({"m-1.1", "m-2.1", "m-3.1"} - {who}):
+        assert [name for name in history.alive if history.state(name) is State.COMPILING] == [name]
+        history.says(name, Ready(0.0))
+
+
+def stopped_in_its_compile(how):
+    """Return a history whose first replica ends in its compile, by its own word or overdue; the second is in line."""
+    history = History(replicas=2, load_limit_s=50.0)
+    load(history, "m-1.1", "m-2.1")
+    if how == "unable":
+        history.says("m-1.1", Unable("out of memory", final=False))
+    else:
+        history.pass_time(50)
+    assert (history.state("m-1.1"), history.state("m-2.1")) == (State.STOPPING, State.WAITING_TO_COMPILE)
+    return history
+
+
+@pytest.mark.parametrize("how", ["unable", "overdue"])
+def test_one_that_is_stopped_in_its_compile_keeps_its_turn_until_its_process_has_ended(how):
+    history = stopped_in_its_compile(how)
+    history.dies("m-1.1")
+    assert history.state("m-2.1") is State.COMPILING
+
+
+@pytest.mark.parametrize("how", ["unable", "overdue"])
+def test_one_that_is_stopped_in_its_compile_and_does_not_end_keeps_its_turn_until_it_is_killed(how):
+    history = stopped_in_its_compile(how)
+    history.pass_time(GRACE_S - 0.001)
+    assert history.state("m-2.1") is State.WAITING_TO_COMPILE
+    history.pass_time(0.001)
+    assert history.did(actions.Kill) == [actions.Kill("m-1.1")]
+    assert history.state("m-2.1") is State.COMPILING
+
+
+def test_one_that_is_stopped_in_line_keeps_nobody_waiting():
+    history = History(replicas=3)
+    load(history, "m-1.1", "m-2.1", "m-3.1")
+    history.says("m-2.1", Hello(1))
+    assert history.state("m-2.1") is State.STOPPING
+    history.says("m-1.1", Ready(0.0))
+    assert history.state("m-3.1") is State.COMPILING
+
+
+def test_the_gate_serves_all_models_one_at_a_time():
+    gate = CompileGate()
+    gate.asks("a-1.1")
+    gate.asks("b-1.1")
+    assert (gate.next(), gate.next()) == ("a-1.1", None)
+    gate.leaves("a-1.1")
+    assert (gate.next(), gate.next()) == ("b-1.1", None)
+    gate.leaves("nobody")
+    assert gate.next() is None
+    gate.leaves("b-1.1")
+    assert gate.next() is None
+
+
+def test_a_grant_for_one_that_no_longer_waits_is_given_back():
+    history = History().boot_all()
+    assert history.pool.granted("m-1.1", history.now) == [actions.CompileOver("m-1.1")]
+    assert history.pool.granted("m-1.7", history.now) == [actions.CompileOver("m-1.7")]

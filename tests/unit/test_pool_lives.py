@@ -1,13 +1,12 @@
-"""Named histories of lives: limits of every state, the line for compiling, rolling changes, scaling, stopping."""
+"""Named histories of lives: limits of every state, rolling changes, scaling, stopping."""
 
 import pytest
 
 from ipu_supervisor.core import actions
-from ipu_supervisor.core.compiles import CompileGate
 from ipu_supervisor.core.crew import START_LIMIT_S
 from ipu_supervisor.core.replica import State
 from ipu_supervisor.protocol.errors import ErrorCode
-from ipu_supervisor.protocol.messages import CompileGranted, Hello, Identity, Loaded, Ready
+from ipu_supervisor.protocol.messages import CompileGranted, Hello, Identity, Loaded
 from tests.unit.histories import History
 
 LOADED = Loaded(Identity("m"))
@@ -90,53 +89,6 @@ def test_a_replica_that_takes_no_turns_is_ready_while_others_compile():
     history.gate.next()
     assert history.boot_all().states() == ["READY"]
     assert history.did(actions.WantCompile) == []
-
-
-# ---- compiling -------------------------------------------------------------------------------------------------------
-
-
-def test_replicas_compile_one_after_the_other_in_the_order_of_asking():
-    history = History(replicas=3)
-    for name in ("m-2.1", "m-3.1", "m-1.1"):
-        history.says(name, Hello(1))
-        history.says(name, LOADED)
-    compiling = []
-    for _ in range(3):
-        (name,) = [name for name in history.alive if history.state(name) is State.COMPILING]
-        compiling.append(name)
-        history.says(name, Ready(0.0))
-    assert compiling == ["m-2.1", "m-3.1", "m-1.1"]
-
-
-@pytest.mark.parametrize("who", ["m-1.1", "m-2.1"])
-def test_one_that_dies_compiling_or_in_line_leaves_the_line(who):
-    history = History(replicas=3)
-    for name in ("m-1.1", "m-2.1", "m-3.1"):
-        history.says(name, Hello(1))
-        history.says(name, LOADED)
-    history.dies(who)
-    for name in sorted({"m-1.1", "m-2.1", "m-3.1"} - {who}):
-        assert history.state(name) is State.COMPILING
-        history.says(name, Ready(0.0))
-
-
-def test_the_gate_serves_all_models_one_at_a_time():
-    gate = CompileGate()
-    gate.asks("a-1.1")
-    gate.asks("b-1.1")
-    assert (gate.next(), gate.next()) == ("a-1.1", None)
-    gate.leaves("a-1.1")
-    assert (gate.next(), gate.next()) == ("b-1.1", None)
-    gate.leaves("nobody")
-    assert gate.next() is None
-    gate.leaves("b-1.1")
-    assert gate.next() is None
-
-
-def test_a_grant_for_one_that_no_longer_waits_is_given_back():
-    history = ready()
-    assert history.pool.granted("m-1.1", history.now) == [actions.CompileOver("m-1.1")]
-    assert history.pool.granted("m-1.7", history.now) == [actions.CompileOver("m-1.7")]
 
 
 # ---- rolling change --------------------------------------------------------------------------------------------------
