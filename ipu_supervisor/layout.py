@@ -26,14 +26,8 @@ ARCHITECTURES = {
     "summarization": ("bart", "t5"),
     "sentence-embedding": ("bert", "mpnet"),
 }
-#: What `inference_parallelize_kwargs` may hold. Not `on_device_generation_steps`: in 0.7.1 its summaries end earlier.
-PARALLELIZE = (
-    "batch_size",
-    "max_length",
-    "num_beams",
-    "use_cache",
-    "use_encoder_output_buffer",
-)
+#: Architectures whose embedding optimum-graphcore cuts for no task that is served.
+UNCUT = frozenset({"mpnet"})
 
 
 def _power_of_two(value: int) -> None:
@@ -51,34 +45,17 @@ def _proportions(value: Any) -> None:
         raise ValidationError("Must be a number over 0 and at most 1, or a list with one for each IPU.")
 
 
-def _known(kwargs: Mapping[str, Any]) -> None:
-    """Refuse names that no layout takes."""
-    unknown = sorted(set(kwargs) - set(PARALLELIZE))
-    if unknown:
-        raise ValidationError("{}: unknown; there are: {}.".format(", ".join(unknown), ", ".join(PARALLELIZE)))
+class ParallelizeSchema(Schema):
+    """What `inference_parallelize_kwargs` may hold.
 
+    Not `on_device_generation_steps`: in 0.7.1 its summaries end earlier.
+    """
 
-def _whole(description: str, **limits: Any) -> fields.Integer:
-    """Return a field for a whole number that may be left out."""
-    return fields.Integer(
-        load_default=None,
-        allow_none=True,
-        strict=True,
-        validate=validate.Range(**limits),
-        metadata={"description": description},
-    )
-
-
-def _per_ipu(least: int, description: str) -> "fields.Field[Any]":
-    """Return a field for one whole number per IPU that may be left out."""
-    number = fields.Integer(strict=True, validate=validate.Range(min=least))
-    return fields.List(
-        number,
-        load_default=None,
-        allow_none=True,
-        validate=validate.Length(min=1),
-        metadata={"description": description},
-    )
+    batch_size = fields.Integer(strict=True)
+    max_length = fields.Integer(strict=True)
+    num_beams = fields.Integer(strict=True)
+    use_cache = fields.Boolean()
+    use_encoder_output_buffer = fields.Boolean()
 
 
 class IpuSchema(Schema):
@@ -91,9 +68,15 @@ class IpuSchema(Schema):
         validate=[validate.Range(1, MOST_IPUS), _power_of_two],
         metadata={"description": "IPUs of one copy of the model; default: 1, or 2 for summarization."},
     )
-    layers_per_ipu = _per_ipu(
-        -1,
-        "Layers on each IPU; -1: an even share of what is left. Summarization: the encoder's IPUs come first.",
+    layers_per_ipu = fields.List(
+        fields.Integer(strict=True, validate=validate.Range(min=-1)),
+        load_default=None,
+        allow_none=True,
+        validate=validate.Length(min=1),
+        metadata={
+            "description": "Layers on each IPU; -1: an even share of what is left. "
+            "Summarization: the encoder's IPUs come first."
+        },
     )
     matmul_proportion = fields.Raw(
         load_default=None,
@@ -119,14 +102,16 @@ class IpuSchema(Schema):
     enable_half_partials = fields.Boolean(
         load_default=True, metadata={"description": "Sum up in half precision; never with dtype float32."}
     )
-    embedding_serialization_factor = _whole("Parts that the embedding is cut into on its IPU.", min=1)
-    projection_serialization_factor = _whole("Parts that the projection is cut into on its IPU.", min=1)
-    serialized_embedding_splits_per_ipu = _per_ipu(0, "Parts of the embedding on each IPU.")
-    serialized_projection_splits_per_ipu = _per_ipu(0, "Parts of the projection on each IPU.")
-    inference_parallelize_kwargs = fields.Dict(
+    embedding_serialization_factor = fields.Integer(
+        load_default=1,
+        strict=True,
+        validate=validate.Range(min=1),
+        metadata={"description": "Equal parts that the embedding is cut into (summarization: the last layer)."},
+    )
+    inference_parallelize_kwargs = fields.Nested(
+        ParallelizeSchema,
         load_default=dict,
-        validate=_known,
-        metadata={"description": "What else a sequence model is laid out with: {}.".format(", ".join(PARALLELIZE))},
+        metadata={"description": "What else a sequence model takes: {}.".format(", ".join(ParallelizeSchema().fields))},
     )
 
 
@@ -176,23 +161,11 @@ def _placement_faults(ipu: Mapping[str, Any], task: str) -> List[str]:
         found.append("ipu.ipus: 1, but encoder and decoder each need IPUs of their own; set 2 or more")
     if task in GENERATION and ipu["replication"] > 1:
         found.append("ipu.replication: not for a model that generates; set the entry's `replicas` instead")
-    if task in GENERATION and ipu["serialized_embedding_splits_per_ipu"]:
-        text = "ipu.serialized_embedding_splits_per_ipu: optimum-graphcore takes it for no model that generates; set "
-        found.append(text + "embedding_serialization_factor instead")
     if need(ipu) > MOST_IPUS:
         found.append("ipu: ipus x replication is {}; one process may use at most {}".format(need(ipu), MOST_IPUS))
-    for name in (
-        "layers_per_ipu",
-        "matmul_proportion",
-        "serialized_embedding_splits_per_ipu",
-        "serialized_projection_splits_per_ipu",
-    ):
+    for name in ("layers_per_ipu", "matmul_proportion"):
         if isinstance(ipu[name], list) and len(ipu[name]) != ipus:
             found.append("ipu.{}: has {} numbers for {} IPUs; give one for each".format(name, len(ipu[name]), ipus))
-    for part in ("embedding", "projection"):
-        if ipu[part + "_serialization_factor"] and ipu["serialized_{}_splits_per_ipu".format(part)]:
-            text = "ipu: set {0}_serialization_factor or serialized_{0}_splits_per_ipu, not both"
-            found.append(text.format(part))
     return found
 
 
@@ -276,7 +249,21 @@ def checkpoint_faults(
     if kind not in ARCHITECTURES.get(task, ()):
         text = "device: optimum-graphcore lays out no {!r} for {}; it has: {}"
         return [text.format(kind, task, ", ".join(ARCHITECTURES.get(task, ())) or "nothing")]
-    return layer_faults(ipu, config, task) + (_position_faults(shapes, config) if kind == "bart" else [])
+    found = layer_faults(ipu, config, task) + _embedding_faults(ipu["embedding_serialization_factor"], config)
+    return found + (_position_faults(shapes, config) if kind == "bart" else [])
+
+
+def _embedding_faults(parts: int, config: Mapping[str, Any]) -> List[str]:
+    """Return what is wrong with the number of parts of the embedding, which must be equal."""
+    if parts > 1 and config["model_type"] in UNCUT:
+        text = "ipu.embedding_serialization_factor: optimum-graphcore does not cut the embedding of {!r}; leave it out"
+        return [text.format(config["model_type"])]
+    words = config.get("vocab_size", 0)
+    if words % parts == 0:
+        return []
+    fewer = next(number for number in range(parts, 0, -1) if words % number == 0)
+    text = "ipu.embedding_serialization_factor: {} does not divide the vocabulary of {}; set {}"
+    return [text.format(parts, words, fewer)]
 
 
 def _position_faults(shapes: Mapping[str, int], config: Mapping[str, Any]) -> List[str]:

@@ -9,6 +9,7 @@ import inspect
 import logging
 import os
 import pathlib
+import tempfile
 from typing import TYPE_CHECKING, Any, Dict, Mapping, NamedTuple, Tuple
 
 import poptorch
@@ -30,13 +31,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-#: Settings that `IPUConfig` takes under the same name.
-PASSED_ON = (
-    "embedding_serialization_factor",
-    "projection_serialization_factor",
-    "serialized_embedding_splits_per_ipu",
-    "serialized_projection_splits_per_ipu",
-)
 #: What a compiled program is called in the cache's folder.
 PROGRAMS = "*.popef"
 
@@ -121,11 +115,9 @@ def _tell_of_the_cache() -> None:
     """Make the cache's folder, and say so where nothing can be kept in it: every start would compile anew."""
     try:
         _cache().mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=str(_cache())).close()
     except OSError as error:
-        log.warning("executable_cache_missing folder=%s error=%s", _cache(), error)
-        return
-    if not os.access(str(_cache()), os.W_OK):
-        log.warning("executable_cache_not_writable folder=%s", _cache())
+        log.warning("executable_cache_not_writable folder=%s error=%s", _cache(), error)
 
 
 def load(task: str, source: Source, spec: Spec) -> IpuEngine:
@@ -156,7 +148,7 @@ def ipu_config(ipu: Mapping[str, Any], found: layout.Layers, dtype: str) -> IPUC
         matmul_proportion=[float(one) for one in proportion] if isinstance(proportion, list) else float(proportion),
         inference_replication_factor=ipu["replication"],
         enable_half_partials=ipu["enable_half_partials"] and dtype == "float16",
-        **{name: ipu[name] for name in PASSED_ON if ipu[name] is not None},
+        embedding_serialization_factor=ipu["embedding_serialization_factor"],
     ).eval()
 
 

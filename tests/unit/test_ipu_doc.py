@@ -17,7 +17,7 @@ DOCUMENT = (ROOT / "docs" / "ipu.md").read_text(encoding="utf-8")
 #: What the hub says of the two checkpoints, as far as their layout needs it.
 CHECKPOINTS = {
     "facebook/bart-large-cnn": {"model_type": "bart", "encoder_layers": 12, "decoder_layers": 12},
-    "distilbert-base-cased-distilled-squad": {"model_type": "distilbert", "n_layers": 6},
+    "distilbert-base-cased-distilled-squad": {"model_type": "distilbert", "n_layers": 6, "vocab_size": 28996},
 }
 
 
@@ -74,6 +74,15 @@ def test_too_few_ipus_are_told_in_the_words_of_the_document(monkeypatch, capsys)
     monkeypatch.setenv("SUPERVISOR_IPUS", "2")
     assert cli.main(["check-config"]) == config.EXIT_DEVICES
     assert "`{}`".format(capsys.readouterr().err.strip()) in DOCUMENT
+
+
+def test_broken_rules_and_too_few_ipus_are_named_at_once(monkeypatch, capsys):
+    entry = {"model": "question_answering", "device": "ipu", "replicas": 5, "ipu": {"layers_per_ipu": [7]}}
+    monkeypatch.setenv("SERVER_MODELS", json.dumps([entry]))
+    assert cli.main(["check-config"]) == config.EXIT_CONFIG
+    told = capsys.readouterr().err
+    assert "[7] adds up to 7, but the checkpoint has 6 layers" in told
+    assert "this machine has 4 IPUs, but question_answering needs 5" in told
 
 
 def test_every_setting_of_a_layout_is_explained():

@@ -5,9 +5,9 @@ import pytest
 from ipu_supervisor import layout
 
 BART = {"model_type": "bart", "encoder_layers": 12, "decoder_layers": 12}
-DISTILBERT = {"model_type": "distilbert", "n_layers": 6}
+DISTILBERT = {"model_type": "distilbert", "n_layers": 6, "vocab_size": 28996}
 ENTRY = {"dtype": "auto", "max_batch_size": None, "max_batch_tokens": None}
-QA, SUMMARIZATION = "question-answering", "summarization"
+QA, SUMMARIZATION, EMBEDDING = "question-answering", "summarization", "sentence-embedding"
 SHAPES = {QA: {"length": 384}, SUMMARIZATION: {"length": 500, "num_beams": 3, "max_new_tokens": 100}}
 
 
@@ -60,26 +60,11 @@ def test_generation_is_not_replicated():
     assert faults(QA, replication=2) == ""
 
 
-def test_generation_cuts_its_embedding_on_one_ipu():
-    assert "set embedding_serialization_factor" in faults(
-        SUMMARIZATION, ipus=2, serialized_embedding_splits_per_ipu=[2, 0]
-    )
-    assert faults(QA, ipus=2, serialized_embedding_splits_per_ipu=[2, 0]) == ""
-
-
 def test_one_process_has_a_limit():
     assert "at most 64" in faults(ipus=32, replication=4)
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        "layers_per_ipu",
-        "matmul_proportion",
-        "serialized_embedding_splits_per_ipu",
-        "serialized_projection_splits_per_ipu",
-    ],
-)
+@pytest.mark.parametrize("name", ["layers_per_ipu", "matmul_proportion"])
 def test_lists_have_one_number_for_each_ipu(name):
     value = [0.1] * 3 if name == "matmul_proportion" else [1, 1, 1]
     assert "ipu.{}: has 3 numbers for 2 IPUs".format(name) in faults(ipus=2, **{name: value})
@@ -114,13 +99,15 @@ def test_a_search_that_differs_from_the_compiled_one_is_refused(name, value, rig
 
 
 def test_unknown_names_are_refused():
-    assert "unknown" in schema_faults(inference_parallelize_kwargs={"on_device_generation_steps": 8})
+    assert "Unknown field" in schema_faults(inference_parallelize_kwargs={"on_device_generation_steps": 8})
     assert "Unknown field" in schema_faults(layers=[3, 3])
 
 
-def test_one_way_to_cut_the_embedding():
-    both = {"embedding_serialization_factor": 2, "serialized_embedding_splits_per_ipu": [2]}
-    assert "not both" in faults(**both)
+@pytest.mark.parametrize("name", ["use_cache", "use_encoder_output_buffer"])
+def test_what_is_on_or_off_is_no_other_text(name):
+    settings = layout.IpuSchema().load({"inference_parallelize_kwargs": {name: "no"}})
+    assert settings["inference_parallelize_kwargs"] == {name: False}
+    assert "Not a valid boolean" in schema_faults(inference_parallelize_kwargs={name: "perhaps"})
 
 
 def test_a_model_file_without_lengths_cannot_be_compiled():
@@ -144,12 +131,33 @@ def test_encoder_and_decoder_share_no_ipu(plan):
     assert "does not part the encoder's 12 layers from the decoder's 12" in found[0]
 
 
-def test_an_architecture_without_a_layout_is_refused():
-    found = layout.checkpoint_faults(complete(), {}, {"model_type": "modernbert"}, QA)
+@pytest.mark.parametrize(
+    ("kind", "task", "there_are"),
+    [
+        ("modernbert", QA, "bert, deberta, distilbert, roberta"),
+        ("mt5", SUMMARIZATION, "bart, t5"),
+        ("distilbert", EMBEDDING, "bert, mpnet"),
+    ],
+)
+def test_an_architecture_without_a_layout_is_refused(kind, task, there_are):
+    found = layout.checkpoint_faults(complete(task), {}, {"model_type": kind}, task)
+    assert found == ["device: optimum-graphcore lays out no {!r} for {}; it has: {}".format(kind, task, there_are)]
+
+
+@pytest.mark.parametrize(("parts", "fewer"), [(3, 2), (10, 4), (30_000, 28996)])
+def test_the_embeddings_parts_are_equal(parts, fewer):
+    found = layout.checkpoint_faults(complete(embedding_serialization_factor=parts), {}, DISTILBERT, QA)
     assert found == [
-        "device: optimum-graphcore lays out no 'modernbert' for question-answering; it has: bert, deberta, "
-        "distilbert, roberta"
+        "ipu.embedding_serialization_factor: {} does not divide the vocabulary of 28996; set {}".format(parts, fewer)
     ]
+    assert layout.checkpoint_faults(complete(embedding_serialization_factor=fewer), {}, DISTILBERT, QA) == []
+
+
+def test_an_embedding_that_optimum_does_not_cut_is_not_said_to_be():
+    config = {"model_type": "mpnet", "num_hidden_layers": 6, "vocab_size": 30}
+    assert layout.checkpoint_faults(complete(EMBEDDING), {}, config, EMBEDDING) == []
+    cut = complete(EMBEDDING, embedding_serialization_factor=2)
+    assert "does not cut the embedding of 'mpnet'" in layout.checkpoint_faults(cut, {}, config, EMBEDDING)[0]
 
 
 def test_a_summary_may_be_as_long_as_the_decoder_has_positions():
@@ -188,7 +196,9 @@ def test_a_decoder_of_another_depth_gets_its_own_share():
 
 
 def test_t5_tells_its_layers_in_its_own_words():
-    assert layout.layers({"model_type": "t5", "num_layers": 6, "num_decoder_layers": None}, SUMMARIZATION) == (6, 6)
+    config = {"model_type": "t5", "num_layers": 6}
+    assert layout.layers({**config, "num_decoder_layers": None}, SUMMARIZATION) == (6, 6)
+    assert layout.layers({**config, "num_decoder_layers": 2}, SUMMARIZATION) == (6, 2)
 
 
 def test_a_folder_without_a_configuration_has_none(tmp_path):

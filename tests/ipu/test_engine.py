@@ -1,0 +1,141 @@
+"""What the IPU engine asks of the libraries, as their own objects show it, and what it refuses; on the stand-in."""
+
+import pytest
+import torch
+from safetensors.numpy import load_file, save_file
+
+from ipu_supervisor import layout
+from ipu_supervisor.engines import load
+from ipu_supervisor.engines.faults import DeviceFault
+from ipu_supervisor.engines.hub import CheckpointError
+from ipu_supervisor.models import question_answering, summarization
+from tests.models import tiny
+
+pytestmark = pytest.mark.torch
+
+
+@pytest.fixture
+def qa(pipeline_on, checkpoints):
+    """Return a function that returns the engine of a small DistilBERT."""
+    return lambda **settings: pipeline_on(question_answering, checkpoints["distilbert"], **settings).engine
+
+
+@pytest.fixture
+def bart(pipeline_on, checkpoints):
+    """Return a function that returns the engine of a small BART."""
+    return lambda **ipu: pipeline_on(summarization, checkpoints["bart"], ipu=ipu, max_new_tokens=4).engine
+
+
+@pytest.fixture
+def unchecked(poptorch, checkpoints):
+    """Return a function that loads the same DistilBERT by settings that nobody has checked."""
+
+    def loaded(**ipu):
+        settings = {**layout.complete(layout.IpuSchema().load({}), "question-answering"), **ipu}
+        plan = {"ipu": settings, "shapes": {"length": 128}}
+        return load.load("question-answering", checkpoints["distilbert"], device="ipu", threads=1, layout=plan)
+
+    return loaded
+
+
+# ---- what is asked for -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("dtype", "expected"), [("auto", torch.float16), ("float32", torch.float32)])
+def test_weights_are_of_the_type_that_is_told(qa, dtype, expected):
+    engine = qa(dtype=dtype)
+    assert {weight.dtype for weight in engine._model.parameters()} == {expected}
+    assert "torch." + engine.dtype == str(expected)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "ipu", "partials"),
+    [
+        ("auto", {}, torch.float16),
+        ("auto", {"enable_half_partials": False}, None),
+        ("float32", {"enable_half_partials": True}, None),
+    ],
+)
+def test_sums_are_in_half_precision_where_the_weights_are_and_it_is_not_turned_off(qa, dtype, ipu, partials):
+    precision = qa(dtype=dtype, ipu=ipu)._executor.options.Precision
+    assert vars(precision).get("partials_type") is partials
+
+
+@pytest.mark.parametrize(
+    ("ipu", "shares"),
+    [
+        ({}, {"IPU0": 0.2}),
+        ({"matmul_proportion": 1}, {"IPU0": 1.0}),
+        ({"ipus": 2, "matmul_proportion": [0.1, 0.3]}, {"IPU0": 0.1, "IPU1": 0.3}),
+    ],
+    ids=str,
+)
+def test_the_share_of_memory_is_that_of_the_settings(qa, ipu, shares):
+    assert qa(ipu=ipu)._executor.options.available_memory_proportion == shares
+
+
+@pytest.mark.parametrize(("ipu", "shares"), [({}, [0.15, 0.15]), ({"matmul_proportion": [0.1, 0.3]}, [0.1, 0.3])])
+def test_encoder_and_decoder_have_each_its_share_of_memory(bart, ipu, shares):
+    model = bart(**ipu)._model
+    parts = [part.options.available_memory_proportion for part in (model.poptorch_encoder, model.poptorch_decoder)]
+    assert parts == [{"IPU0": share} for share in shares]
+
+
+def test_an_embedding_is_cut_into_as_many_parts_as_are_set(qa, bart):
+    # The vocabularies are of 3 x 79 and of 271 entries.
+    cut = qa(ipu={"embedding_serialization_factor": 3})._model.distilbert.embeddings.word_embeddings
+    assert [part.num_embeddings for part in cut.split_embeddings] == [79] * 3
+    assert bart(embedding_serialization_factor=271)._model.lm_head.factor == 271
+
+
+@pytest.mark.parametrize(("env", "level"), [({}, "WARN"), ({"POPTORCH_LOG_LEVEL": "INFO"}, "INFO")])
+def test_the_librarys_log_has_the_level_of_the_environment_and_not_optimums(qa, poptorch, monkeypatch, env, level):
+    levels = []
+    monkeypatch.setattr(poptorch, "setLogLevel", levels.append)
+    for name, value in env.items():
+        monkeypatch.setenv(name, value)
+    qa()
+    assert levels[-1:] == [level]
+
+
+# ---- what is refused -------------------------------------------------------------------------------------------------
+
+
+def test_a_machine_without_ipus_is_told_as_such(qa, monkeypatch):
+    monkeypatch.setenv("STANDIN_IPUS", "0")
+    with pytest.raises(DeviceFault, match="PopTorch sees no IPU") as raised:
+        qa()
+    assert raised.value.kind == "NO_SUCH_DEVICE"
+
+
+def test_settings_that_do_not_fit_the_checkpoint_are_refused_in_the_words_of_check_config(qa):
+    with pytest.raises(CheckpointError, match=r"\[1, 2\] adds up to 3, but the checkpoint has 2 layers"):
+        qa(ipu={"layers_per_ipu": [1, 2]})
+
+
+def test_what_only_optimum_graphcore_refuses_is_told_in_its_words(unchecked, monkeypatch, tmp_path):
+    monkeypatch.setenv("POPTORCH_CACHE_DIR", str(tmp_path))
+    with pytest.raises(CheckpointError, match=r"distilbert cannot be laid out on IPUs: .*matmul_proportion.* >= 0"):
+        unchecked(matmul_proportion=-1)
+
+
+def test_scores_that_are_no_numbers_are_not_served(pipeline_on, tmp_path):
+    folder = tiny.distilbert(tmp_path / "distilbert")
+    weights = load_file(folder + "/model.safetensors")
+    weights["qa_outputs.bias"] += float("nan")
+    save_file(weights, folder + "/model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(FloatingPointError, match="not finite in float32; set another dtype"):
+        pipeline_on(question_answering, folder)
+
+
+# ---- the cache -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("folder", ["{}/file/programs", "/proc/self"], ids=["not to be made", "not writable"])
+def test_a_cache_that_keeps_nothing_is_told(unchecked, monkeypatch, tmp_path, caplog, folder):
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("POPTORCH_CACHE_DIR", folder.format(tmp_path))
+    monkeypatch.setenv("STANDIN_IPUS", "0")
+    with pytest.raises(DeviceFault):
+        unchecked()
+    assert "executable_cache_not_writable folder={}".format(folder.format(tmp_path)) in caplog.text
