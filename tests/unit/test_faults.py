@@ -6,7 +6,24 @@ from typing import Any
 
 import pytest
 
+from ipu_supervisor import replica
 from ipu_supervisor.engines import faults
+from ipu_supervisor.protocol.errors import ErrorCode
+from tests.unit.histories import History
+
+#: What follows from each kind: starts until the replica is given up (None: it never is), whether the alarm is raised,
+#: and whether an input that was aboard twice is blamed.
+OUTCOMES = {
+    "BUSY": (None, False, False),
+    "NO_SUCH_DEVICE": (1, False, False),
+    "OUT_OF_MEMORY": (1, False, False),
+    "IPU_RESET": (5, False, True),
+    "LINK_RESET": (1, True, False),
+    "PARTITION_RESET": (1, True, False),
+    "FULL_RESET": (1, True, False),
+    "UNRECOVERABLE": (1, True, False),
+    "OTHER": (5, False, True),
+}
 
 
 def told(error) -> Any:
@@ -59,10 +76,16 @@ def test_an_unrecoverable_error_is_final_and_raises_the_alarm(poptorch):
     assert fault.remedy.alarm
 
 
-def test_an_error_is_found_behind_those_that_wrap_it(poptorch):
+@pytest.mark.parametrize("link", ["__cause__", "__context__"])
+def test_an_error_is_found_behind_those_that_wrap_it(poptorch, link):
     wrapped = ValueError("the model and the configuration seem to be incompatible")
-    wrapped.__cause__ = poptorch.Error("Failed to acquire 1 IPU(s)")
+    setattr(wrapped, link, poptorch.Error("Failed to acquire 1 IPU(s)"))
     assert told(wrapped).kind == "BUSY"
+
+
+def test_the_librarys_own_call_stack_is_neither_told_nor_looked_at(poptorch):
+    error = poptorch.Error("something else\nError raised in:\n  [0] popart::Out of memory handler")
+    assert str(told(error)) == "OTHER: something else"
 
 
 def test_a_message_that_the_library_wrote_to_a_file_is_read_there(poptorch, tmp_path, monkeypatch):
@@ -95,3 +118,33 @@ def test_every_remedy_says_what_to_do_and_no_alarm_restarts():
         assert remedy.advice.endswith(".")
         assert remedy.final or not remedy.alarm
         assert not (remedy.final and remedy.waits)
+
+
+def ends(history, kind):
+    """Have a replica end of an error of this kind, as `replica.main` does."""
+    name = next(iter(history.running), history.alive[0])
+    history.says(name, replica._unable(faults.DeviceFault(kind, "x")))
+    history.dies(name, "exited with code {}".format(replica.EXIT_UNABLE))
+
+
+@pytest.mark.parametrize("kind", faults.TABLE)
+def test_each_kind_has_the_replica_started_again_or_given_up_and_raises_the_alarm_or_not(kind):
+    history, most = History(), 20
+    starts = 0
+    while history.alive and starts < most:
+        ends(history, kind)
+        history.pass_time(60)
+        starts += 1
+    given_up_after, alarm, _ = OUTCOMES[kind]
+    assert starts == (given_up_after or most)
+    assert (history.states() == ["FAILED"]) == (given_up_after is not None)
+    assert history.pool.crew.alarms() == alarm
+
+
+@pytest.mark.parametrize("kind", faults.TABLE)
+def test_each_kind_blames_what_was_aboard_or_not(kind):
+    history = History(replicas=3).boot_all()
+    aboard = history.call("a", budget_s=600)
+    for _ in range(2):
+        ends(history, kind)
+    assert history.results(aboard) == [ErrorCode.POISON] * OUTCOMES[kind][2]
