@@ -9,8 +9,10 @@ import signal
 import socket
 import ssl
 import subprocess
+from collections.abc import Callable
 from typing import Any
 
+from tests.conftest import wait_until
 from tests.deploy.base import PREFIX, base_image
 from tests.deploy.engine import Engine
 from tests.deploy.engine_programs import download, install_if_absent, unpack
@@ -116,7 +118,7 @@ class Stack:
     def status(self, path: str) -> int:
         """Return the status of a GET, 0 when nobody answers."""
         try:
-            return self.request(path, limit_s=5)[0]
+            return self.request(path)[0]
         except OSError:
             return 0
 
@@ -141,6 +143,11 @@ class Stack:
     def _ours(self) -> tuple[str, str]:
         """Return the filter for what belongs to this project."""
         return ("--filter", f"label=com.docker.compose.project={self.project}")
+
+
+def patiently(predicate: Callable[[], object], what: str) -> None:
+    """Wait as long as everything together may take to get ready."""
+    wait_until(predicate, READY_LIMIT_S, what)
 
 
 def free_port() -> int:

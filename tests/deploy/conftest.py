@@ -14,6 +14,9 @@ from tests.deploy.engine import Engine, running
 from tests.deploy.engine_programs import Unavailable
 
 WANTED = os.environ.get("DEPLOY_TESTS") == "1"
+#: Longest that a test may take, seconds. Its fixtures are no part of that: they wait for another run, download and
+#: build, at the first time for minutes.
+TEST_LIMIT_S = 900
 #: What the tests measured, shown at the end of the run; and the files that were left out.
 _figures: list[str] = []
 _left_out: list[str] = []
@@ -33,8 +36,9 @@ def pytest_ignore_collect(collection_path: pathlib.Path) -> bool | None:
 
 
 def pytest_itemcollected(item: pytest.Item) -> None:
-    """Mark every test of this folder."""
+    """Mark every test of this folder, and limit it."""
     item.add_marker("deploy")
+    item.add_marker(pytest.mark.timeout(TEST_LIMIT_S, func_only=True))
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

@@ -18,9 +18,9 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator, Mapping
 
+from tests.conftest import holds_within
 from tests.deploy.engine_programs import EngineFailed, Unavailable, check_machine, obtain
 
 #: Longest wait for the daemon to answer or to end, and for another test run to let go of it, seconds (chosen).
@@ -87,7 +87,7 @@ class Engine:
                 start_new_session=True,
             )
         daemon = self.daemon
-        _true_within(ANSWER_LIMIT_S, lambda: self.runs() or daemon.poll() is not None)
+        holds_within(lambda: self.runs() or daemon.poll() is not None, ANSWER_LIMIT_S)
         if not self.runs():
             daemon.kill()
             daemon.wait()
@@ -98,9 +98,7 @@ class Engine:
         with contextlib.suppress(FileNotFoundError, ProcessLookupError, ValueError):
             pid = int((self.folder / "dockerd.pid").read_text())
             os.kill(pid, signal.SIGTERM)
-            if self.daemon is not None and self.daemon.pid == pid:
-                self.daemon.wait(STOP_LIMIT_S)
-            _true_within(STOP_LIMIT_S, lambda: not pathlib.Path(f"/proc/{pid}").exists())
+            holds_within(lambda: self._ended(pid), STOP_LIMIT_S)
         for mount in _mounts_below(self.folder):
             subprocess.run(["umount", mount], check=False)
         for group in pathlib.Path("/sys/fs/cgroup").glob(f"**/{CONTROL_GROUP}"):
@@ -116,6 +114,12 @@ class Engine:
     def log(self) -> str:
         """Return what the daemon logged."""
         return (self.folder / "dockerd.log").read_text(encoding="utf-8", errors="replace")
+
+    def _ended(self, pid: int) -> bool:
+        """Say whether the daemon is gone; one of our own is only gone when it was asked for its end."""
+        if self.daemon is not None:
+            self.daemon.poll()
+        return not pathlib.Path(f"/proc/{pid}").exists()
 
     def _command(self) -> list[str]:
         """Return the daemon's command line, after writing its settings."""
@@ -148,7 +152,7 @@ def running(folder: pathlib.Path | None = None) -> Iterator[Engine]:
     engine = Engine(folder or cache_folder())
     engine.folder.mkdir(parents=True, exist_ok=True)
     with (engine.folder / "lock").open("w") as lock:
-        if not _true_within(BUSY_LIMIT_S, lambda: _locks(lock.fileno()), every_s=1):
+        if not holds_within(lambda: _locks(lock.fileno()), BUSY_LIMIT_S):
             raise EngineFailed(f"another test run has held {engine.folder} for {BUSY_LIMIT_S:.0f} s")
         ran = engine.runs()
         engine.start()
@@ -179,17 +183,6 @@ def main() -> int:
         for name, value in engine.environ.items():
             print(f"export {name}={shlex.quote(value)}")
     return 0
-
-
-def _true_within(limit_s: float, predicate: object, every_s: float = 0.1) -> bool:
-    """Look at `predicate` until it is true or the limit has passed; return whether it was."""
-    assert callable(predicate)
-    limit = time.monotonic() + limit_s
-    while not predicate():
-        if time.monotonic() > limit:
-            return False
-        time.sleep(every_s)
-    return True
 
 
 def _locks(descriptor: int) -> bool:

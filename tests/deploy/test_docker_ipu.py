@@ -16,8 +16,6 @@ from tests.deploy.engine import Engine
 from tests.deploy.vm import ROOT
 from tools import python38
 
-pytestmark = pytest.mark.timeout(600)
-
 LOCKS = ("requirements/ipu-build.txt", "requirements/supervisor-ipu.txt", "deploy/docker/pip-py38.txt")
 #: Python 3.8 of this machine, put where everyone may read it.
 BASE = """\

@@ -41,9 +41,9 @@ class Site:
         file = self.repo / f".github/workflows/{name}.yml"
         return workflow.run(file, self.repo, {**self.vm.secrets(), **secrets}, {"environment": "staging"})
 
-    def request(self, path: str, body: object = None, limit_s: float = 60.0) -> tuple[int, str]:
+    def request(self, path: str, body: object = None) -> tuple[int, str]:
         """Send one request on a connection of its own."""
-        connection = http.client.HTTPConnection(self.vm.address, PORT, timeout=limit_s)
+        connection = http.client.HTTPConnection(self.vm.address, PORT, timeout=60)
         headers = {"Content-Type": "application/json"} if body else {}
         try:
             connection.request("POST" if body else "GET", path, json.dumps(body) if body else None, headers)
@@ -55,7 +55,7 @@ class Site:
     def ready(self) -> bool:
         """Say whether every model is ready."""
         with contextlib.suppress(OSError):
-            return self.request("/health/readiness", limit_s=5)[0] == 200
+            return self.request("/health/readiness")[0] == 200
         return False
 
     def serving(self) -> str:

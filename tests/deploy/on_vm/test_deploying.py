@@ -8,12 +8,9 @@ import json
 import os
 import signal
 
-import pytest
-
+from tests.deploy.compose_stack import patiently
 from tests.deploy.on_vm.site import DEPLOY, PORT, WEB, finished
 from tests.integration.harness import Load
-
-pytestmark = pytest.mark.timeout(600)
 
 
 def test_an_empty_host_serves_after_one_run_of_the_workflow(site):
@@ -27,7 +24,7 @@ def test_a_deployment_prints_no_secret_and_leaves_no_key_behind(site):
     assert "left behind" not in site.first.raw
 
 
-def test_a_release_that_changes_only_the_web_half_loses_no_request_and_restarts_no_replica(served, wait_until):
+def test_a_release_that_changes_only_the_web_half_loses_no_request_and_restarts_no_replica(served):
     before, web = served.pids(), served.vm.pid(WEB)
 
     def ask(text):
@@ -36,9 +33,9 @@ def test_a_release_that_changes_only_the_web_half_loses_no_request_and_restarts_
 
     with served.page("newer") as newer:
         with Load(8, ask) as load:
-            load.go_on(wait_until)
+            load.go_on(patiently)
             outcome = served.run("deploy")
-            load.go_on(wait_until)
+            load.go_on(patiently)
         assert not outcome.failed, outcome.output
         assert served.serving() == newer
     assert not load.errors

@@ -11,8 +11,6 @@ import pytest
 from tests.deploy.on_vm.site import QUESTION, SUPERVISOR, WEB, finished
 from tests.deploy.vm import ROOT, Vm
 
-pytestmark = pytest.mark.timeout(600)
-
 
 def test_the_model_answers(served):
     status, answer = served.request("/qa", QUESTION)
@@ -21,7 +19,7 @@ def test_the_model_answers(served):
 
 def test_systemd_shows_what_the_models_do(served, wait_until):
     show = f"systemctl show --property=StatusText --value {SUPERVISOR}"
-    wait_until(lambda: served.vm.root(show).strip() == "question_answering READY; echo READY", 10, "the status follows")
+    wait_until(lambda: served.vm.root(show).strip() == "question_answering READY; echo READY", 60, "the status follows")
 
 
 @pytest.mark.parametrize("unit", [SUPERVISOR, WEB])

@@ -9,8 +9,6 @@ import pytest
 
 from tests.deploy.on_vm.site import DEPLOY, finished
 
-pytestmark = pytest.mark.timeout(600)
-
 
 def test_a_host_with_another_key_than_the_pinned_one_is_refused(served):
     other = (served.vm.folder / "key.pub").read_text(encoding="ascii").split()

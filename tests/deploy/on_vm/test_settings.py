@@ -9,8 +9,6 @@ import pytest
 
 from tests.deploy.on_vm.site import DEPLOY, PORT, SUPERVISOR, WEB
 
-pytestmark = pytest.mark.timeout(600)
-
 
 def test_wrong_settings_are_all_named_before_anything_is_touched(served):
     before, web = served.pids(), served.vm.pid(WEB)
