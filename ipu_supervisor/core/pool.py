@@ -42,6 +42,7 @@ class Pool:
         self.crew = Crew(settings, now)
         self.requests = Requests(Identity(settings.model), settings.cost, settings.max_backlog, settings.deterministic)
         self.draining = False
+        self._changed = False
         self._batch_ids = itertools.count(1)
 
     # ---- requests ----------------------------------------------------------------------------------------------------
@@ -128,6 +129,9 @@ class Pool:
         self.requests.counts["programs_from_cache"] += message.from_cache
         self.crew.load_s = load_s = now - replica.spawned_at
         self.crew.last_error = ""
+        if self._changed and replica.generation == self.crew.generation:
+            self._changed = False
+            self.requests.quarantine.clear()
         fields = {"model": self.settings.model, "replica": replica.name, "load_s": round(load_s, 3)}
         if message.compiled or message.from_cache:
             fields.update(compiled=message.compiled, from_cache=message.from_cache)
@@ -226,9 +230,13 @@ class Pool:
         self.draining = True
         return []
 
-    def reload(self, now: float) -> List[Action]:
-        """Replace every replica, one after the other, without losing a request; ends a drain."""
+    def reload(self, now: float, changed: bool = False) -> List[Action]:
+        """Replace every replica, one after the other, without losing a request; ends a drain.
+
+        `changed`: the model file is another one. What killed the old is held against no input once the new is READY.
+        """
         self.draining = False
+        self._changed = self._changed or changed
         return self.crew.reload(now)
 
     def scale(self, wanted: int, now: float) -> List[Action]:

@@ -45,6 +45,10 @@ class Quarantine:
         """Forget an input that was answered."""
         self._deaths.pop(key, None)
 
+    def clear(self) -> None:
+        """Forget every input: what they killed is served no more."""
+        self._deaths.clear()
+
     def counts(self, now: float) -> Dict[str, float]:
         """Return figures for the status."""
         refused = [until for deaths, until in self._deaths.values() if deaths >= POISON_DEATHS and until > now]

@@ -177,9 +177,9 @@ class PoolMachine(RuleBasedStateMachine):
         self.history.now += seconds
         self.history.tick()
 
-    @rule()
-    def reload(self):
-        self.history.perform(self.history.pool.reload(self.history.now))
+    @rule(changed=st.booleans())
+    def reload(self, changed):
+        self.history.perform(self.history.pool.reload(self.history.now, changed))
 
     @rule(wanted=st.integers(1, 3))
     def scale(self, wanted):

@@ -12,6 +12,10 @@ def ready(**settings):
     return History(**settings).boot_all()
 
 
+def reload(history, changed=False):
+    history.perform(history.pool.reload(history.now, changed))
+
+
 # ---- dispatch --------------------------------------------------------------------------------------------------------
 
 
@@ -243,5 +247,61 @@ def test_a_model_that_fails_while_it_drains_answers_those_who_wait_at_once():
 def test_a_reload_ends_a_drain():
     history = ready()
     history.perform(history.pool.drain())
-    history.perform(history.pool.reload(history.now))
+    reload(history)
     assert history.results(history.call("a")) == []
+
+
+# ---- poison and a reload ---------------------------------------------------------------------------------------------
+
+
+def poisoned_and_reloaded(changed):
+    """Return a history in which one input is refused, and its old replica's name; a new replica is on its way."""
+    history = ready()
+    history.call("bad")
+    for _ in range(2):
+        history.dies()
+        history.pass_time(1)
+        history.boot_all()
+    (old,) = history.alive
+    reload(history, changed)
+    assert history.results(history.call("bad")) == [ErrorCode.POISON]
+    return history, old
+
+
+def test_poison_is_tried_again_once_a_replica_with_the_changed_model_file_is_ready():
+    history, _ = poisoned_and_reloaded(changed=True)
+    history.boot_all()
+    again = history.call("bad")
+    history.answer()
+    assert history.results(again) == ["bad"]
+
+
+def test_poison_stays_poison_after_a_reload_of_the_same_model_file():
+    history, _ = poisoned_and_reloaded(changed=False)
+    history.boot_all()
+    assert history.results(history.call("bad")) == [ErrorCode.POISON]
+
+
+def test_poison_stays_poison_when_only_a_replica_of_before_the_change_comes_back():
+    history, old = poisoned_and_reloaded(changed=True)
+    (new,) = set(history.alive) - {old}
+    history.dies(old)
+    history.pass_time(30)
+    (old,) = set(history.alive) - {new}
+    history.boot(old)
+    assert history.results(history.call("bad")) == [ErrorCode.POISON]
+
+
+def test_a_changed_model_file_outlasts_a_second_reload_and_counts_once():
+    history, old = poisoned_and_reloaded(changed=True)
+    reload(history)
+    history.dies(next(name for name in history.alive if name != old))
+    history.boot_all()
+    assert history.results(history.call("bad")) == []
+    for _ in range(2):
+        history.dies(next(iter(history.running)))
+        history.pass_time(1)
+        history.boot_all()
+    reload(history)
+    history.boot_all()
+    assert history.results(history.call("bad")) == [ErrorCode.POISON]
