@@ -9,6 +9,6 @@ cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 if [[ ${1:-} == *:/* ]]; then
     exec python3 deploy/scripts/wait_ready.py "$@"
 fi
-# One plain number: nothing else of .env is for a shell to read.
-limit=${SERVER_WAIT_TIMEOUT:-$(sed -n 's/^SERVER_WAIT_TIMEOUT=\([0-9][0-9]*\)$/\1/p' .env)}
+# One plain number, the last one, as wait_ready.py reads it: nothing else of .env is for a shell to read.
+limit=${SERVER_WAIT_TIMEOUT:-$(sed -nE "s/^SERVER_WAIT_TIMEOUT=[\"']?([0-9]+(\.[0-9]+)?)[\"']?\s*$/\1/p" .env | tail -n 1)}
 exec docker compose exec --no-TTY service python3 - --limit "${limit:-1800}" "$@" <deploy/scripts/wait_ready.py

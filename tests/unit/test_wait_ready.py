@@ -1,19 +1,20 @@
-"""Waiting for a server: what is told, when it ends, and how. Over real HTTP, against a server that plays a history."""
+"""Waiting for a server: what is told, when it ends, and how. A server plays a history; the clock moves with waits."""
 
+import http.client
 import http.server
 import json
 import pathlib
+import shutil
 import socketserver
 import subprocess
 import sys
 import threading
-import time
 from typing import Any, List
 
 import pytest
 
+from deploy.scripts import wait_ready
 from deploy.scripts.wait_ready import NotReady, Server, number, wait
-from tests.conftest import running_s
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 SCRIPT = ROOT / "deploy/scripts/wait_ready.sh"
@@ -30,18 +31,44 @@ def not_ready(message="not yet"):
     return 503, {"error": {"code": "NOT_READY", "message": message}}
 
 
+class Clock:
+    """Stands in for the module `time`: it moves only where something waits."""
+
+    def __init__(self):
+        self.now = 100.0
+
+    def monotonic(self):
+        return self.now
+
+    def sleep(self, seconds):
+        self.now += seconds
+
+
+class Played:
+    """A server that plays a history: each question for readiness moves it on; the last moment stays."""
+
+    address = "http://played"
+
+    def __init__(self, *moments):
+        self.moments = list(moments)
+
+    def get(self, path, limit_s=5.0):
+        """Return a status and a body, or raise what there is instead of an answer."""
+        models, readiness = self.moments[0]
+        if path == "/health/readiness":
+            self.moments[1:] and self.moments.pop(0)
+            return readiness
+        if isinstance(models, Exception):
+            raise models
+        return models if isinstance(models, tuple) else (200, {"models": models})
+
+
 class Play(http.server.BaseHTTPRequestHandler):
-    """Answers each look of the waiting side with the next moment of the history; the last one stays."""
+    """Answers over HTTP what the server plays."""
 
     def do_GET(self):
         server: Any = self.server
-        moments = server.moments
-        models, readiness = moments[0]
-        status, body = readiness if self.path == "/health/readiness" else (200, {"models": models})
-        if isinstance(models, tuple) and self.path == "/models":
-            status, body = models
-        if self.path == "/health/readiness" and len(moments) > 1:
-            moments.pop(0)
+        status, body = server.played.get(self.path)
         text = json.dumps(body).encode()
         self.send_response(status)
         self.send_header("Content-Length", str(len(text)))
@@ -66,7 +93,7 @@ def play():
 
     def start(*moments, path=None):
         made: Any = UnixServer(path, Play) if path else http.server.ThreadingHTTPServer(("127.0.0.1", 0), Play)
-        made.moments = list(moments)
+        made.played = Played(*moments)
         servers.append(made)
         threading.Thread(target=made.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
         return "unix:" + path if path else "http://127.0.0.1:{}".format(made.server_address[1])
@@ -77,76 +104,109 @@ def play():
         made.server_close()
 
 
-def waited(address, limit_s=20.0, **options):
-    said: List[str] = []
-    try:
-        return wait(Server(address), limit_s, said.append, **options), said
-    except NotReady as reason:
-        return str(reason), said
+@pytest.fixture
+def clock(monkeypatch):
+    """The clock of the waiting side."""
+    clock = Clock()
+    monkeypatch.setattr(wait_ready, "time", clock)
+    return clock
 
 
-def test_a_server_that_is_ready_is_not_waited_for(play):
-    elapsed_s, said = waited(play(([], READY)))
-    assert elapsed_s < 5
-    assert said == []
+@pytest.fixture
+def waited(clock):
+    """Return `waited(*moments)`: how long a history was waited for, or why no longer, and what was told."""
+
+    def run(*moments, limit_s=20.0, **options):
+        said: List[str] = []
+        try:
+            return wait(Played(*moments), limit_s, said.append, **options), said  # type: ignore[arg-type]
+        except NotReady as reason:
+            return str(reason), said
+
+    return run
 
 
-def test_every_change_is_told_with_the_time_it_took_last_time(play):
-    address = play(
+def test_a_server_that_is_ready_is_not_waited_for(waited):
+    assert waited(([], READY)) == (0.0, [])
+
+
+def test_every_change_is_told_with_the_time_it_took_last_time(waited):
+    elapsed_s, said = waited(
         ([model("qa", ("LOADING", 0.2))], not_ready()),
         ([model("qa", ("COMPILING", 42.4), load_s=95.0), model("echo", ready=True)], not_ready()),
         ([model("qa", ("COMPILING", 42.9), load_s=95.0), model("echo", ready=True)], not_ready()),
         ([], READY),
     )
-    _, said = waited(address)
-    assert [line[9:] for line in said] == ["qa: LOADING 0 s", "qa: COMPILING 42 s (last time 95 s); echo: ready"]
+    assert said == ["    0 s  qa: LOADING 0 s", "    0 s  qa: COMPILING 42 s (last time 95 s); echo: ready"]
+    assert elapsed_s == 1.5
 
 
-def test_a_model_that_failed_ends_the_wait_at_once_with_its_reason(play):
+def test_what_does_not_change_is_told_every_ten_seconds_and_at_the_end(clock, waited):
+    clock.now = 0.0
+    reason, said = waited(([model("qa", ("LOADING", 3.0))], not_ready()), limit_s=25.25)
+    assert clock.now == 25.25
+    assert [float(line.split()[0]) for line in said] == [0, 10, 20, 25]
+    assert reason == "not ready within 25.25 s: qa: LOADING 3 s"
+
+
+def test_a_model_that_failed_ends_the_wait_at_once_with_its_reason_and_advice(waited):
     failed = model("qa", ("FAILED", 1.0), last_error="exited with code 41")
-    reason, said = waited(play(([failed, model("echo", ready=True)], not_ready())))
-    assert reason == "qa FAILED: exited with code 41"
+    reason, said = waited(([{**failed, "advice": "look at it"}, model("echo", ready=True)], not_ready()))
+    assert reason == "qa FAILED: exited with code 41. look at it"
     assert len(said) == 1
 
 
-def test_a_replica_that_may_still_come_is_waited_for(play):
+def test_a_replica_that_may_still_come_is_waited_for(waited):
     some = model("qa", ("FAILED", 1.0), ("BACKOFF", 1.0), last_error="exited with code 41")
-    elapsed_s, _ = waited(play(([some], not_ready()), ([], READY)))
-    assert elapsed_s < 5
+    assert waited(([some], not_ready()), ([], READY))[0] == 0.5
 
 
-def test_the_limit_is_in_real_seconds_and_the_last_state_is_told(play):
-    began, began_running = time.monotonic(), running_s()
-    reason, _ = waited(play(([model("qa", ("LOADING", 3.0))], not_ready())), limit_s=1.2)
-    assert time.monotonic() - began >= 1.2
-    assert running_s() - began_running < 5
-    assert reason == "not ready within 1.2 s: qa: LOADING 3 s"
+def test_the_limit_is_in_real_seconds_whatever_an_answer_takes(clock, waited, monkeypatch):
+    """Every answer takes as long as it may."""
+    limits = []
+
+    def slow(self, path, limit_s=5.0):
+        clock.now += limit_s
+        limits.append(limit_s)
+        raise TimeoutError("timed out")
+
+    began = clock.now
+    monkeypatch.setattr(Played, "get", slow)
+    reason, _ = waited(limit_s=12)
+    assert reason == "not ready within 12 s: no answer from http://played (timed out)"
+    assert (clock.now - began, limits) == (12, [5.0, 5.0, 1.0])
 
 
-def test_ready_models_behind_a_readiness_that_is_not_are_told_with_its_message(play):
-    reason, _ = waited(play(([model("qa", ready=True)], not_ready("different versions"))), limit_s=0.3)
-    assert reason.endswith("different versions")
-
-
-def test_a_supervisor_that_does_not_answer_is_told(play):
-    reason, _ = waited(play((not_ready("cannot be reached"), not_ready("cannot be reached"))), limit_s=0.3)
-    assert reason.endswith("cannot be reached")
-
-
-def test_a_port_nobody_listens_on_is_waited_for():
-    reason, said = waited("http://127.0.0.1:9", limit_s=0.3)
-    assert "no answer from http://127.0.0.1:9" in reason
+@pytest.mark.parametrize("error", [http.client.BadStatusLine("what"), ConnectionResetError("what")])
+def test_whatever_is_no_answer_is_waited_for(waited, error):
+    elapsed_s, said = waited((error, READY), (error, READY), limit_s=1)
+    assert elapsed_s == "not ready within 1 s: no answer from http://played (what)"
     assert said
 
 
-def test_a_caller_who_knows_better_ends_the_wait(play):
-    reason, _ = waited(play(([model("qa", ("LOADING", 3.0))], not_ready())), ended=lambda: "the unit failed")
+def test_ready_models_behind_a_readiness_that_is_not_are_told_with_its_message(waited):
+    reason, _ = waited(([model("qa", ready=True)], not_ready("different versions")))
+    assert reason.endswith("different versions")
+
+
+def test_a_supervisor_that_does_not_answer_is_told(waited):
+    reason, _ = waited((not_ready("cannot be reached"), not_ready("cannot be reached")))
+    assert reason.endswith("cannot be reached")
+
+
+def test_a_caller_who_knows_better_ends_the_wait(waited):
+    reason, _ = waited(([model("qa", ("LOADING", 3.0))], not_ready()), ended=lambda: "the unit failed")
     assert reason == "the unit failed"
 
 
-def test_a_unix_socket_is_asked_too(play, short_dir):
-    elapsed_s, _ = waited(play(([], READY), path=str(short_dir / "web.sock")))
-    assert elapsed_s < 5
+def test_a_server_is_asked_over_tcp_and_over_a_unix_socket(play, short_dir):
+    for address in (play(([model("qa", ready=True)], READY)), play(([], READY), path=str(short_dir / "web.sock"))):
+        assert Server(address).get("/health/readiness", 60.0) == READY
+
+
+def test_nobody_listens_there():
+    with pytest.raises(ConnectionRefusedError):
+        Server("http://127.0.0.1:9").get("/models")
 
 
 @pytest.mark.parametrize(
@@ -155,23 +215,33 @@ def test_a_unix_socket_is_asked_too(play, short_dir):
         ({}, [], "1800"),
         ({}, ["SERVER_WAIT_TIMEOUT=60", "OTHER=1"], "60"),
         ({}, ["SERVER_WAIT_TIMEOUT='61'"], "61"),
+        ({}, ['SERVER_WAIT_TIMEOUT="62.5" '], "62.5"),
+        ({}, ["SERVER_WAIT_TIMEOUT=60", "SERVER_WAIT_TIMEOUT=63"], "63"),
+        ({}, ["SERVER_WAIT_TIMEOUT=30m", "NOT_SERVER_WAIT_TIMEOUT=1"], "1800"),
         ({}, ["# SERVER_WAIT_TIMEOUT=60", "SERVER_WAIT_TIMEOUT="], "1800"),
         ({"SERVER_WAIT_TIMEOUT": "5"}, ["SERVER_WAIT_TIMEOUT=60"], "5"),
     ],
 )
-def test_the_environment_wins_over_the_file_and_the_file_over_the_default(environ, lines, expected):
+def test_the_environment_wins_over_the_file_and_the_file_over_the_default(environ, lines, expected, tmp_path):
+    """In Python, and in the shell, which asks inside a container."""
     assert number("SERVER_WAIT_TIMEOUT", environ, lines) == expected
+    for name, text in {".env": "\n".join([*lines, ""]), "docker": '#!/bin/sh\necho "$@"\n'}.items():
+        (tmp_path / name).write_text(text, encoding="utf-8")
+    (tmp_path / "docker").chmod(0o755)
+    shutil.copytree(str(SCRIPT.parent), str(tmp_path / "deploy/scripts"))
+    done = run(tmp_path / "deploy/scripts/wait_ready.sh", PATH="{}:/usr/bin:/bin".format(tmp_path), **environ)
+    assert done.stdout == "compose exec --no-TTY service python3 - --limit {}\n".format(expected)
 
 
-def run(script, *arguments, **env):
+def run(script, *arguments, cwd=ROOT, **env):
     return subprocess.run(
         [str(script), *arguments],
+        cwd=str(cwd),
         env={"PATH": "{}:/usr/bin:/bin".format(pathlib.Path(sys.executable).parent), **env},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
         check=False,
-        timeout=30,
     )
 
 
@@ -179,9 +249,17 @@ def run(script, *arguments, **env):
 def test_the_script_and_its_earlier_name_take_the_limit_from_the_environment(script, play):
     done = run(script, play(([model("qa", ("LOADING", 3.0))], not_ready())), SERVER_WAIT_TIMEOUT="0.5")
     assert done.returncode == 1
-    assert "NOT READY: not ready within 0.5 s: qa: LOADING 3 s" in done.stdout
+    assert "NOT READY: not ready within 0.5 s: " in done.stdout
 
 
 def test_the_script_ends_well_when_every_model_is_ready(play):
     done = run(SCRIPT, play(([], READY)))
     assert (done.returncode, "ready after" in done.stdout) == (0, True)
+
+
+def test_without_an_address_the_port_of_the_settings_is_asked(play, tmp_path):
+    address = play(([], READY))
+    (tmp_path / ".env").write_text("SERVER_PORT={}\n".format(address.rpartition(":")[2]), encoding="utf-8")
+    done = run(sys.executable, str(SCRIPT.with_suffix(".py")), cwd=tmp_path)
+    assert (done.returncode, address in done.stdout) == (0, True)
+    assert number("SERVER_PORT", {}, []) == "8100"
