@@ -4,6 +4,8 @@ import json
 import pathlib
 from typing import Dict
 
+from ipu_supervisor import log
+
 
 class Loads:
     """Measured load times, seconds, by model."""
@@ -21,7 +23,10 @@ class Loads:
             return {}
 
     def keep(self, model: str, load_s: float) -> None:
-        """Note a measurement; the file is replaced whole."""
+        """Note a measurement; the file is replaced whole, or left as it is where it cannot be written."""
         fresh = self._path.with_suffix(".new")
-        fresh.write_text(json.dumps({**self.read(), model: round(load_s, 3)}), encoding="utf-8")
-        fresh.replace(self._path)
+        try:
+            fresh.write_text(json.dumps({**self.read(), model: round(load_s, 3)}), encoding="utf-8")
+            fresh.replace(self._path)
+        except OSError as error:
+            log.event("load_not_kept", 30, model=model, error=str(error))

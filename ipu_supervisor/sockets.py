@@ -3,6 +3,7 @@
 import fcntl
 import os
 import pathlib
+import resource
 from typing import IO, Callable, List, Optional
 
 import zmq
@@ -17,6 +18,8 @@ from ipu_supervisor.protocol import messages
 RUN_DIR_MODE, FRONT_MODE, PRIVATE_MODE = 0o750, 0o660, 0o600
 #: Most messages that may wait in a socket for one peer (chosen: far over what one web thread can send).
 HIGH_WATER_MARK = 10_000
+#: Open files wanted, as in the systemd unit: one for each thread of the web side. libzmq aborts where one is refused.
+WANTED_FILES = 65_536
 
 
 class AlreadyRunning(RuntimeError):
@@ -36,6 +39,7 @@ class Sockets:
 
     def open(self) -> None:
         """Take the lock, then bind (a second bind on a live path would succeed silently). Raises `AlreadyRunning`."""
+        allow_files(WANTED_FILES)
         folder = self._config.run_dir
         folder.mkdir(mode=RUN_DIR_MODE, parents=True, exist_ok=True)
         self._take_lock(folder / "supervisor.lock")
@@ -98,6 +102,14 @@ class Sockets:
         if endpoint.startswith("ipc://"):
             self._files.append(pathlib.Path(endpoint[len("ipc://") :]))
         return socket
+
+
+def allow_files(wanted: int) -> None:
+    """Let this process, and those it starts, open as many files as wanted, or as many as may be."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    allowed = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+    if soft != resource.RLIM_INFINITY and soft < allowed:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, hard))
 
 
 def operator_endpoint(run_dir: pathlib.Path) -> str:

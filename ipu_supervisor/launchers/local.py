@@ -3,6 +3,7 @@
 Each replica is a session and process group of its own, so that all it started ends with it. Runs in the loop's thread.
 """
 
+import contextlib
 import json
 import os
 import signal
@@ -13,6 +14,8 @@ from typing import IO, Any, Deque, Dict, List, Mapping, NamedTuple, cast
 
 #: How many of the last lines of a replica's stderr are kept (chosen: a traceback fits).
 LAST_LINES = 30
+#: Of how many places the last words are kept (chosen: more than a machine has replicas); places come and go for ever.
+MOST_PLACES = 256
 #: Largest piece read at once from a replica's stderr, bytes.
 CHUNK_BYTES = 65536
 
@@ -113,11 +116,15 @@ class LocalLauncher:
         child = self._children.pop(name)
         self._drain(child)
         child.stderr.close()
-        self._last_words[name.rpartition(".")[0]] = list(child.lines)
+        place = name.rpartition(".")[0]
+        self._last_words.pop(place, None)  # so that the place is the latest again
+        self._last_words[place] = list(child.lines)
+        if len(self._last_words) > MOST_PLACES:
+            del self._last_words[next(iter(self._last_words))]
         return Exit(name, describe(child.process.returncode))
 
     def _drain(self, child: _Child) -> None:
-        """Read what is there, whole lines go on to our own stderr."""
+        """Read what is there and pass it on to our own stderr, as far as that takes it; keep whole lines."""
         while True:
             try:
                 chunk = os.read(child.stderr.fileno(), CHUNK_BYTES)
@@ -126,8 +133,9 @@ class LocalLauncher:
             if not chunk:
                 child.talks = False
                 return
-            sys.stderr.buffer.write(chunk)
-            sys.stderr.flush()
+            with contextlib.suppress(OSError):
+                sys.stderr.buffer.write(chunk)
+                sys.stderr.flush()
             *whole, child.partial = (child.partial + chunk).split(b"\n")
             child.partial = child.partial[-CHUNK_BYTES:]
             child.lines.extend(line.decode("utf-8", "replace")[:500] for line in whole)

@@ -88,11 +88,12 @@ _contexts_lock = threading.Lock()
 
 
 def _context() -> "zmq.Context[zmq.Socket[bytes]]":
-    """Return this process's context; one inherited over a fork is never used."""
+    """Return this process's context, for any number of threads; one inherited over a fork is never used."""
     with _contexts_lock:
         if os.getpid() not in _contexts:
             _contexts.clear()
-            _contexts[os.getpid()] = zmq.Context()
+            context = _contexts[os.getpid()] = zmq.Context()
+            context.set(zmq.MAX_SOCKETS, context.get(zmq.SOCKET_LIMIT))
         return _contexts[os.getpid()]
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import msgspec
 import pytest
+import zmq
 
 from ipu_supervisor.protocol import connection, messages
 from ipu_supervisor.protocol.client import STATUS_AGE_S, SupervisorClient
@@ -345,6 +346,11 @@ def test_a_forked_child_makes_sockets_of_its_own_and_the_parents_still_work(peer
     child = spawn([sys.executable, "-c", FORK, peer.endpoint])
     assert child.wait(LONG_S) == 0
     assert child.log_text() == "fine\n"
+
+
+def test_as_many_threads_may_ask_as_the_web_side_may_have():
+    # A thread has its socket, and a pair for the monitor; SERVER_THREADS may be 4,096.
+    assert connection._context().get(zmq.MAX_SOCKETS) > 3 * 4200
 
 
 def test_the_socket_of_a_thread_that_ended_is_closed(client, peer):
