@@ -1,7 +1,9 @@
 """What a new replica process is told and what environment it gets. Decides nothing, starts nothing."""
 
+import base64
 import os
 import pathlib
+import zlib
 from typing import Any, Dict, Mapping
 
 from ipu_supervisor.config import Config, ModelConfig
@@ -14,14 +16,19 @@ FOLDERS = ("HF_HOME", "HF_HUB_CACHE", "XDG_CACHE_HOME")
 
 
 def spec(replica: str, model: ModelConfig, config: Config, endpoint: str, threads: int) -> Dict[str, Any]:
-    """Return what a replica process must know; it may work in another folder, so paths are absolute."""
+    """Return what a replica process must know; it may work in another folder, so paths are absolute.
+
+    The model file goes along as it was read, so that a new life runs no other version. It is packed: the specification
+    is written to a pipe, which holds 64 KB while nobody reads it.
+    """
     return {
         "replica": replica,
         "parent": os.getpid(),
         "endpoint": endpoint,
         "folder": str(folder(replica, config)) if model.device == "ipu" else "",
         "model": model.name,
-        "models_path": [str(path.absolute()) for path in config.models_path],
+        "path": str(model.file.path.absolute()),
+        "source": base64.b64encode(zlib.compress(model.file.source)).decode(),
         "task": model.task,
         "checkpoint": os.path.abspath(model.checkpoint) if os.path.isdir(model.checkpoint) else model.checkpoint,
         "revision": model.revision,

@@ -4,6 +4,7 @@ One thread does everything: what answers a probe is what computes. Started by a 
 specification (JSON) to its stdin.
 """
 
+import base64
 import contextlib
 import ctypes
 import importlib
@@ -13,6 +14,7 @@ import pathlib
 import signal
 import sys
 import time
+import zlib
 from typing import Any, Callable, Dict, List, Mapping, NoReturn, Sequence, Tuple
 
 import msgspec
@@ -158,7 +160,8 @@ def load(spec: Mapping[str, Any]) -> Tuple[Model, Identity]:
     """Return the model and its identity; imports torch where the model needs an engine."""
     from ipu_supervisor.engines import load as engines
 
-    file = catalog.find(spec["model"], [pathlib.Path(path) for path in spec["models_path"]])
+    source = zlib.decompress(base64.b64decode(spec["source"]))
+    file = catalog.parse(spec["model"], pathlib.Path(spec["path"]), source)
     engine = engines.load(
         spec["task"],
         spec["checkpoint"],

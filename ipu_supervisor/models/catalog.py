@@ -40,32 +40,33 @@ class Shape(enum.Enum):
 
 
 class _Loader(importlib.abc.InspectLoader):
-    """Loads a module from what its file holds now.
+    """Loads a module from what was read of its file."""
 
-    Python's own loader keeps compiled files, and takes an edit of equal size within a second for the old file.
-    """
-
-    def __init__(self, path: pathlib.Path) -> None:
-        """Read the file."""
-        self.source = path.read_bytes()
-        self._path = str(path)
+    def __init__(self, file: "ModelFile") -> None:
+        """Store the file."""
+        self._file = file
 
     def get_code(self, fullname: str) -> types.CodeType:
         """Return the compiled file."""
-        return self.source_to_code(self.source, self._path)
+        return self.source_to_code(self._file.source, str(self._file.path))
 
     def get_source(self, fullname: str) -> str:
         """Return the file's text."""
-        return importlib.util.decode_source(self.source)
+        return importlib.util.decode_source(self._file.source)
 
 
 class ModelFile(NamedTuple):
-    """One model file: where it is, what shape it has, and the SHA-256 of its bytes."""
+    """One model file: where it is, what shape it has, and what it held when it was read."""
 
     name: str
     path: pathlib.Path
     shape: Shape
-    sha256: str
+    source: bytes
+
+    @property
+    def sha256(self) -> str:
+        """Return the SHA-256 of the file."""
+        return hashlib.sha256(self.source).hexdigest()
 
     def load(self) -> Type[BasePipeline]:
         """Import the file and return its `Pipeline`. Raises `ModelFileError`; only for the newer shape."""
@@ -75,10 +76,8 @@ class ModelFile(NamedTuple):
         return pipeline
 
     def module(self) -> Any:
-        """Execute the file as a module. Raises `ModelFileError` when it cannot be imported, or is not what was read."""
-        loader = _Loader(self.path)
-        if hashlib.sha256(loader.source).hexdigest() != self.sha256:
-            raise ModelFileError("{}: changed while it was read; reload again".format(self.path))
+        """Execute what was read of the file as a module, whatever it holds now. Raises `ModelFileError`."""
+        loader = _Loader(self)
         spec = importlib.util.spec_from_file_location(
             "ipu_supervisor_model_" + self.name, str(self.path), loader=loader
         )
@@ -88,7 +87,7 @@ class ModelFile(NamedTuple):
         sys.modules[spec.name] = module  # where dataclasses and pickle look for the module of a class
         try:
             loader.exec_module(module)
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             raise ModelFileError("{}: {}: {}".format(self.path, type(error).__name__, error)) from error
         return module
 
@@ -102,8 +101,11 @@ def find(name: str, folders: Sequence[pathlib.Path] = ()) -> ModelFile:
         raise ModelFileError("{!r} is not a model's name: use lower-case letters, digits and _".format(name))
     for folder in [*folders, BUILT_IN]:
         path = folder / (name + ".py")
-        if path.is_file():
-            return _read(name, path)
+        try:
+            if path.is_file():
+                return parse(name, path, path.read_bytes())
+        except OSError as error:
+            raise ModelFileError("{}: cannot be read: {}".format(path, error.strerror)) from None
     raise ModelFileError("no model {!r}; there are: {}".format(name, ", ".join(names(folders))))
 
 
@@ -113,14 +115,13 @@ def names(folders: Sequence[pathlib.Path] = ()) -> List[str]:
     return sorted(name for name in found - NOT_MODELS if NAME.match(name))
 
 
-def _read(name: str, path: pathlib.Path) -> ModelFile:
-    """Read a file and tell its shape. Raises `ModelFileError`."""
-    source = path.read_bytes()
+def parse(name: str, path: pathlib.Path, source: bytes) -> ModelFile:
+    """Return the file that holds `source`, with its shape. Raises `ModelFileError`."""
     try:
         tree = ast.parse(source, filename=str(path))
-    except (SyntaxError, ValueError) as error:
-        raise ModelFileError("{}: not Python: {}".format(path, error)) from None
-    return ModelFile(name, path, _shape(tree, path), hashlib.sha256(source).hexdigest())
+    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:  # the last two: nested too deep
+        raise ModelFileError("{}: not Python: {}".format(path, str(error) or type(error).__name__)) from None
+    return ModelFile(name, path, _shape(tree, path), source)
 
 
 def _shape(tree: ast.Module, path: pathlib.Path) -> Shape:

@@ -18,7 +18,7 @@ from ipu_supervisor.protocol.client import SupervisorClient
 from ipu_supervisor.protocol.deadline import Deadline
 from ipu_supervisor.protocol.errors import ClientGone, ErrorCode, RequestError
 from tests.conftest import running_s
-from tests.integration.harness import PATIENCE_S, ROOT, Daemon, alive, echo, kill
+from tests.integration.harness import PATIENCE_S, ROOT, Daemon, alive, echo, end, kill
 
 #: What a request takes that is never waited for, milliseconds: less than the 30 s that a batch may take.
 LONG_MS = 25_000
@@ -447,6 +447,8 @@ def test_reload_serves_the_model_file_as_it_is_now(spawn, short_dir, wait_until)
 
     assert version() == 1
     path.write_text(text.format(2), encoding="utf-8")
+    end(daemon.pids()[0], wait_until)
+    assert version() == 1, "a new life runs what the supervisor read"
     assert daemon.command("reload", "changing").returncode == 0
     wait_until(lambda: version() == 2)
     assert daemon.model().file_hash == hashlib.sha256(path.read_bytes()).hexdigest() != before

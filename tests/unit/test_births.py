@@ -3,6 +3,7 @@
 import json
 
 from ipu_supervisor import births, config
+from ipu_supervisor.models import catalog
 
 
 def settings(**entry):
@@ -25,7 +26,7 @@ def test_a_replica_on_ipus_gets_the_cache_and_a_folder_of_its_own(tmp_path, monk
     assert births.environ(found.models[0], found, {}) == {"POPTORCH_CACHE_DIR": str(tmp_path / "programs")}
     # It works in another folder than the supervisor, so what it is told names places in full.
     assert spec["checkpoint"] == str(tmp_path / "checkpoint")
-    assert spec["models_path"] == [str(tmp_path)]
+    assert spec["path"] == str(catalog.BUILT_IN / "question_answering.py")
 
 
 def test_a_replica_on_ipus_finds_the_hubs_cache_where_the_supervisor_does(tmp_path, monkeypatch):

@@ -1,7 +1,9 @@
 """Model files: found by name, recognised by their syntax tree, imported only where that is allowed."""
 
+import errno
 import hashlib
 import os
+import pathlib
 import sys
 
 import pytest
@@ -57,6 +59,8 @@ def test_the_shape_is_told_from_the_syntax_tree(write, source, shape):
         ("x = 1\n", "has neither"),
         ("def (\n", "not Python"),
         ("x = '\0'\n", "not Python"),
+        ("x = " + "-" * 20_000 + "1\n", "not Python"),
+        ("x = " + "+1" * 50_000 + "\n", "not Python: maximum recursion|has neither"),
         ("import numpy.linalg\n" + NEWER, "imports numpy at its top"),
         ("from torch import nn\n" + NEWER, "imports torch at its top"),
     ],
@@ -101,11 +105,28 @@ def test_a_file_is_loaded_as_it_is_now_also_after_an_edit_of_equal_size_in_the_s
     assert catalog.find("mine", [folder]).module().ANSWER == 2
 
 
-def test_a_file_that_changed_since_its_hash_was_taken_is_not_run(write):
-    found = catalog.find("mine", write(NEWER))
+def test_a_file_is_run_as_it_was_read_whatever_it_holds_now(write):
+    found = catalog.find("mine", write(NEWER + "ANSWER = 1\n"))
     write(NEWER + "1 / 0\n")
-    with pytest.raises(catalog.ModelFileError, match="reload again"):
-        found.module()
+    module = found.module()
+    assert (module.ANSWER, module.__file__) == (1, str(found.path))
+
+
+def test_a_file_that_cannot_be_read_is_refused(write, monkeypatch):
+    folders = write(NEWER)
+
+    def forbidden(path):
+        raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+    with monkeypatch.context() as patched:
+        patched.setattr(pathlib.Path, "read_bytes", forbidden)
+        with pytest.raises(catalog.ModelFileError, match=r"mine\.py: cannot be read: Permission denied"):
+            catalog.find("mine", folders)
+
+
+def test_a_file_that_would_end_the_process_is_refused(write):
+    with pytest.raises(catalog.ModelFileError, match="SystemExit: 3"):
+        catalog.find("mine", write("raise SystemExit(3)\n" + NEWER)).load()
 
 
 def test_a_file_may_hold_dataclasses(write):
