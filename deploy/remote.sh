@@ -53,10 +53,12 @@ show_host_key_and_stop_unless_pinned() {
     echo "The host's key is not pinned, so nothing was sent. $HOST_IP shows this key now:"
     ssh-keyscan -T 15 -p "$SSH_PORT" "$HOST_IP" >"$private/scan" 2>"$private/scan.log" || true
     [ -s "$private/scan" ] || fail "$HOST_IP port $SSH_PORT shows no key: $(tail -n 1 "$private/scan.log")"
-    cat "$private/scan"
+    # A workflow's log masks an address that is a secret; pinned with stars in its place, the key would be any host's.
+    sed "s/$HOST_IP/<HOST_IP>/" "$private/scan"
     ssh-keygen -l -f "$private/scan"
     echo "Compare the fingerprint with what the host itself says (ssh-keygen -l -f /etc/ssh/ssh_host_ed25519_key.pub)."
-    echo "If it is the same, save the line above as the secret SSH_KNOWN_HOSTS and start again."
+    echo "If it is the same, save the key's line, with the address in the place of <HOST_IP>, as the secret"
+    echo "SSH_KNOWN_HOSTS and start again."
     exit 1
 }
 

@@ -8,6 +8,7 @@ import os
 import pathlib
 import shutil
 import subprocess
+import tarfile
 
 import pytest
 
@@ -27,6 +28,33 @@ case $command in
     *) cat >"$NOTES/sent" ;;
 esac
 """
+#: Tells what it was started with, and keeps the key.
+TELLING = """\
+#!/bin/sh
+printf '%s\\n' "$@"
+echo "in the environment: ${SSH_KEY-no key}"
+while [ "$1" != -i ]; do shift; done
+cp -p "$2" "$NOTES/key"
+cat "$(dirname "$2")/known_hosts"
+"""
+#: What ssh is told beside the key: nothing but the pinned key is trusted, and nobody is asked for anything.
+TRUSTING = """\
+BatchMode=yes
+IdentitiesOnly=yes
+StrictHostKeyChecking=yes
+UserKnownHostsFile={}/known_hosts
+GlobalKnownHostsFile=/dev/null
+ConnectTimeout=15
+ServerAliveInterval=15
+ServerAliveCountMax=8
+"""
+#: Is the host: runs what it is asked to, with what is sent, or with an archive of nothing.
+HOST = """\
+#!/bin/sh
+for command; do :; done
+[ -z "${SPOILED:-}" ] || { tar -cz -T /dev/null | bash -c "$command"; exit; }
+bash -c "$command"
+"""
 #: Ends as a program does on a full disk; tar would take the empty archive that is left for a whole one.
 BROKEN = "#!/bin/sh\nexit 1\n"
 
@@ -39,7 +67,7 @@ class Laptop:
         for place in (self.repo / "deploy", self.bin, self.notes):
             place.mkdir(parents=True)
         shutil.copy2(str(ROOT / "deploy/remote.sh"), str(self.repo / "deploy"))
-        for name in set(PACKED) - {"deploy"}:
+        for name in {*PACKED, "tests"} - {"deploy"}:
             (self.repo / name).write_text(name, encoding="ascii")
         self.git("init", "--quiet")
         self.git("add", "--all")
@@ -143,6 +171,74 @@ def test_a_host_that_is_not_prepared_is_told_with_the_whole_command_that_prepare
     assert code == 1
     assert "remote.sh setup --deploy-user clara" in said
     assert "model-server deploy" not in laptop.asked()
+
+
+def test_ssh_trusts_the_pinned_key_alone_and_the_private_one_is_in_a_file_of_ours_alone(laptop):
+    laptop.program("ssh", TELLING)
+    code, said = laptop.run("status", SSH_KEY="a\r\nkey", SSH_PORT="2222")
+    assert code == 0, said
+    lines = said.splitlines()
+    private = lines[lines.index("-i") + 1].rpartition("/")[0]
+    options = [part for line in TRUSTING.format(private).splitlines() for part in ("-o", line)]
+    assert lines == [
+        *("-F", "/dev/null", "-T", "-p", "2222", "-i", private + "/key", *options),
+        *("clara@192.0.2.10", "sudo -n /usr/local/sbin/model-server status"),
+        *("in the environment: no key", "192.0.2.10 ssh-ed25519 AAAA"),
+    ]
+    key = laptop.notes / "key"
+    assert (key.read_bytes(), key.stat().st_mode & 0o777) == (b"a\nkey\n", 0o600)
+
+
+@pytest.mark.parametrize("spoiled", ["", "yes"])
+def test_the_preparation_runs_what_was_packed_and_leaves_nothing_else_behind(laptop, spoiled):
+    laptop.program("ssh", HOST)
+    laptop.program("sudo", "#!/bin/sh\nprintf '%s\\n' \"$@\"\n")
+    code, said = laptop.run("setup", "--deploy-user", "a b; id", SPOILED=spoiled)
+    assert (code == 0, "install.sh" in said) == (not spoiled, not spoiled), said
+    if not spoiled:
+        *_, no_questions, bash, install, option, user = said.splitlines()
+        assert (no_questions, bash, option, user) == ("-n", "bash", "--deploy-user", "a b; id")
+        assert install.endswith("/deploy/systemd/install.sh")
+    assert list(laptop.notes.iterdir()) == []
+
+
+def test_a_commit_is_packed_to_the_same_bytes_everywhere_and_what_is_not_committed_is_told(laptop):
+    packed = []
+    for umask in ("0022", "0077"):
+        laptop.git("config", "tar.umask", umask)
+        (laptop.repo / "service").write_text(umask, encoding="ascii")
+        (laptop.repo / "notes").touch()
+        code, said = laptop.run("deploy", HOST_SAYS="a greeting\ndeploy")
+        assert (code, "uncommitted changes are not part" in said) == (0, True), said
+        packed.append((laptop.notes / "sent").read_bytes())
+    assert packed[0] == packed[1]
+    with tarfile.open(str(laptop.notes / "sent")) as tar:
+        assert {member.name for member in tar} == {*PACKED, "deploy/remote.sh"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "environ", "reason"),
+    [
+        (["reboot"], {}, "usage: "),
+        ([], {}, "usage: "),
+        (["status"], {"SSH_KEY": ""}, "SSH_KEY or SSH_KEY_FILE must be set"),
+        (["status"], {"HOST_IP": "-oProxyCommand=id"}, "HOST_IP must be"),
+        (["status"], {"DEPLOY_USER": "-a b"}, "DEPLOY_USER must be"),
+        (["status"], {"SSH_PORT": "22 -v"}, "SSH_PORT must be"),
+    ],
+)
+def test_what_is_no_command_or_no_address_is_refused(laptop, arguments, environ, reason):
+    code, said = laptop.run(*arguments, **environ)
+    assert (code, said.startswith("remote.sh: " + reason), laptop.asked()) == (1, True, "")
+
+
+def test_the_hosts_key_is_shown_so_that_it_can_be_read_where_the_address_is_masked(laptop):
+    laptop.program("ssh-keyscan", '#!/bin/sh\nfor host; do :; done\necho "[$host]:2222 ssh-ed25519 AAAA"\n')
+    laptop.program("ssh-keygen", "#!/bin/sh\n")
+    code, said = laptop.run("status", SSH_KNOWN_HOSTS="", SSH_PORT="2222")
+    assert (code, laptop.asked()) == (1, "")
+    assert "[<HOST_IP>]:2222 ssh-ed25519 AAAA" in said.splitlines()
+    assert "save the key's line, with the address in the place of <HOST_IP>" in said
 
 
 @pytest.mark.parametrize("command", ["deploy", "status"])
