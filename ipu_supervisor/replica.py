@@ -94,7 +94,7 @@ class Model:
         """Return what one answer becomes: an exception or an answer that the schema refuses fails alone."""
         if isinstance(answer, Exception):
             _raise_device_fault(answer)
-            log.event("item_failed", 20, error=repr(answer)[:MAX_REASON], request_id=request_id)
+            _log_failed(answer, request_id)
             return Outcome(failure=_failure(answer))
         try:
             encoded = _encoder.encode(answer)
@@ -112,6 +112,17 @@ def _raise_device_fault(error: Exception) -> None:
     fault = faults.of(error)
     if fault is not None:
         raise fault from error
+
+
+def _log_failed(error: Exception, request_id: str) -> None:
+    """Log what a model returned in place of an answer: with its traceback, unless it is about the input."""
+    fields: Dict[str, Any] = {"error": repr(error)[:MAX_REASON], "request_id": request_id}
+    try:
+        raise error
+    except InvalidInput:
+        log.event("item_failed", 20, **fields)
+    except Exception:  # noqa: BLE001  # a model file may return anything
+        log.event("item_failed", 40, exc_info=True, **fields)
 
 
 def _ids(message: messages.Run, answers: Sequence[Any]) -> Sequence[str]:
@@ -248,7 +259,8 @@ def main() -> None:
 def _unable(error: BaseException) -> messages.Unable:
     """Return what the supervisor learns of what ended this replica."""
     if not isinstance(error, faults.DeviceFault):
-        return messages.Unable(_reason(error), final=_is_final(error))
+        waits = getattr(error, "waits", False) is True
+        return messages.Unable(_reason(error), final=_is_final(error), waits=waits)
     remedy = error.remedy
     return messages.Unable(
         str(error)[:MAX_REASON], remedy.final, remedy.advice, remedy.alarm, remedy.waits, not remedy.blames_input

@@ -18,15 +18,18 @@ LIMIT_S = 4.0
 
 
 class CheckpointError(RuntimeError):
-    """A checkpoint that cannot be had; the message says what to do. `final`: trying again cannot help."""
+    """A checkpoint that cannot be had; the message says what to do.
 
-    final = True
+    `final`: trying again cannot help. `waits`: it may, for as long as it takes.
+    """
+
+    final, waits = True, False
 
 
 class HubUnreachable(CheckpointError):
-    """The hub gave no answer, and the checkpoint is not in the local cache."""
+    """The hub gave no answer, and the checkpoint is not in the local cache: a network may come late."""
 
-    final = False
+    final, waits = False, True
 
 
 class Hub:

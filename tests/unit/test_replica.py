@@ -1,0 +1,63 @@
+"""What a replica makes of what a model raises: what the operator's log tells, and what the supervisor is told."""
+
+import logging
+
+import msgspec
+import pytest
+
+from ipu_supervisor import replica
+from ipu_supervisor.engines.hub import CheckpointError, HubUnreachable
+from ipu_supervisor.models.base import AnyObject, InvalidInput
+from ipu_supervisor.protocol import messages
+from ipu_supervisor.protocol.errors import ErrorCode
+from tests.unit.histories import History
+
+
+def multiply(text):
+    """Raise what a model file may."""
+    return text * text
+
+
+def refuse(text):
+    """Say that an input is bad."""
+    raise InvalidInput("shorter, please")
+
+
+def answering(compute):
+    """Return a loaded model that returns what `compute` raises, as older model files do."""
+
+    def pipeline(batch):
+        try:
+            return [compute(inputs["text"]) for inputs in batch]
+        except Exception as error:  # noqa: BLE001
+            return [error]
+
+    return replica.Model(pipeline, AnyObject)
+
+
+@pytest.mark.parametrize(
+    ("compute", "code", "level"),
+    [(multiply, ErrorCode.MODEL_ERROR, logging.ERROR), (refuse, ErrorCode.INVALID_INPUT, logging.INFO)],
+)
+def test_an_input_that_fails_alone_is_logged_with_a_traceback_unless_it_is_to_blame(caplog, compute, code, level):
+    run = messages.Run(1, [msgspec.Raw(messages.encode({"text": "x"}))], ["request 7"])
+    with caplog.at_level(logging.DEBUG):
+        done = answering(compute).run(run)
+    assert [outcome.failure.code for outcome in done.outcomes] == [code]
+    (record,) = caplog.records
+    assert (record.levelno, record.fields["request_id"]) == (level, "request 7")
+    assert ("in multiply" in caplog.text) == (code is ErrorCode.MODEL_ERROR)
+
+
+@pytest.mark.parametrize(
+    ("error", "starts"), [(HubUnreachable("no answer"), 20), (CheckpointError("none"), 1), (OSError("odd"), 5)]
+)
+def test_a_hub_out_of_reach_is_waited_for_without_end_and_nothing_else(error, starts):
+    history, started = History(), 0
+    while history.alive and started < 20:
+        name = history.alive[0]
+        history.says(name, replica._unable(error))
+        history.dies(name, "exited with code {}".format(replica.EXIT_UNABLE))
+        history.pass_time(60)
+        started += 1
+    assert started == starts
