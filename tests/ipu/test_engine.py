@@ -1,5 +1,7 @@
 """What the IPU engine asks of the libraries, as their own objects show it, and what it refuses; on the stand-in."""
 
+from typing import List
+
 import pytest
 import torch
 from safetensors.numpy import load_file, save_file
@@ -90,7 +92,7 @@ def test_an_embedding_is_cut_into_as_many_parts_as_are_set(qa, bart):
 
 @pytest.mark.parametrize(("env", "level"), [({}, "WARN"), ({"POPTORCH_LOG_LEVEL": "INFO"}, "INFO")])
 def test_the_librarys_log_has_the_level_of_the_environment_and_not_optimums(qa, poptorch, monkeypatch, env, level):
-    levels = []
+    levels: List[str] = []
     monkeypatch.setattr(poptorch, "setLogLevel", levels.append)
     for name, value in env.items():
         monkeypatch.setenv(name, value)

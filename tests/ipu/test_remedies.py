@@ -35,6 +35,17 @@ def stack(served, wait_until):
         assert served.daemon.command("reload").returncode == 0
 
 
+@pytest.fixture
+def pair(stack, wait_until):
+    """Return the same with two replicas, of which one is left afterwards."""
+    assert stack.daemon.command("scale", "question_answering", "2").returncode == 0
+    wait_until(lambda: stack.daemon.ready(2), LOAD_LIMIT_S)
+    yield stack
+    stack.machine.heal()
+    assert stack.daemon.command("scale", "question_answering", "1").returncode == 0
+    wait_until(lambda: len(stack.daemon.states()) == 1)
+
+
 def ready(stack, wait_until):
     wait_until(lambda: stack.daemon.ready() and stack.ready(), LOAD_LIMIT_S, "the service is ready")
     return stack
@@ -79,6 +90,17 @@ def test_a_device_that_a_restart_heals_costs_time_and_no_answer(stack, wait_unti
     stack.machine.inject(when="execute", kind=kind)
     assert stack.qa(question=question(kind)).status == 200
     assert restarts(stack) == before + 1
+
+
+def test_an_input_that_costs_two_resets_is_refused_and_others_are_served(pair, wait_until):
+    # For as long as it takes: a replica that starts again meanwhile is struck when it warms up.
+    pair.machine.inject(when="execute", kind="IPU_RESET", times=-1)
+    first = pair.qa(question=question("poison"))
+    pair.machine.heal()
+    wait_until(lambda: pair.daemon.ready(2), LOAD_LIMIT_S)
+    again = pair.qa(question=question("poison"))
+    assert [(answer.status, answer.body["error"]["code"]) for answer in (first, again)] == [(500, "POISON")] * 2
+    assert pair.qa(question=question("well")).status == 200
 
 
 def test_a_device_that_is_busy_is_waited_for_and_that_is_told(stack, wait_until):
