@@ -7,6 +7,7 @@ import json
 import os
 import pathlib
 import platform
+import shutil
 import subprocess
 import sys
 from typing import Any, Dict, List, Mapping, Optional, Tuple
@@ -16,7 +17,7 @@ from ipu_supervisor.config import Config
 
 #: Longest that the libraries may take to be imported, seconds (chosen).
 IMPORT_LIMIT_S = 300.0
-#: Prints what the libraries are and see, as one line of JSON.
+#: Prints what the libraries are and see, as one line of JSON; no process gets more than `layout.MOST_IPUS`.
 PROBE = """
 import importlib.metadata, json
 import poptorch, torch, transformers, optimum.graphcore
@@ -66,6 +67,12 @@ class Host:
             self.fault = (done.stderr.decode("utf-8", "replace").strip().splitlines() or ["no output"])[-1]
         else:
             self.libraries = json.loads(lines[-1])
+
+    def monitor(self) -> Optional[str]:
+        """Return what `gc-monitor` prints, or None where it is not on the PATH."""
+        if shutil.which("gc-monitor") is None:
+            return None
+        return subprocess.run(["gc-monitor"], stdout=subprocess.PIPE, text=True, timeout=60, check=True).stdout
 
     def facts(self) -> List[Tuple[str, str]]:
         """Return what the report begins with; of the environment only names, no values."""

@@ -1,7 +1,7 @@
 """What is asked: short texts with questions about them, alone and in chains, and how two answers are compared."""
 
 import itertools
-from typing import Any, Dict, List, NamedTuple, Tuple
+from typing import Any, Dict, List, Tuple
 
 #: Texts, each with questions that it answers.
 PASSAGES: Tuple[Tuple[str, Tuple[str, ...]], ...] = (
@@ -46,13 +46,6 @@ PASSAGES: Tuple[Tuple[str, Tuple[str, ...]], ...] = (
 CHAINS = (1, 3, 6)
 
 
-class Request(NamedTuple):
-    """One call: requests of the same `kind` take equally long."""
-
-    kind: Tuple[int, int]
-    items: List[Dict[str, str]]
-
-
 def comparable(model: str) -> List[Dict[str, str]]:
     """Return the inputs whose answers are compared with the CPU's."""
     if model == "summarization":
@@ -61,14 +54,16 @@ def comparable(model: str) -> List[Dict[str, str]]:
     return short + [{"context": _chain(0, count), "question": PASSAGES[0][1][0]} for count in CHAINS[1:]]
 
 
-def mixed(model: str, requests: int, batch: int) -> List[Request]:
-    """Return so many requests of all kinds: short and long texts, single ones, some, full batches and more."""
+def mixed(model: str, requests: int, batch: int) -> List[List[Dict[str, str]]]:
+    """Return the inputs of so many calls: short and long texts, single ones, some, full batches and more."""
     kinds = list(itertools.product(CHAINS, sorted({1, max(1, batch - 1), batch, batch + 1})))
     order = itertools.islice(itertools.cycle(kinds), requests)
-    return [
-        Request(kind, [_numbered(model, kind[0], number * 10_000 + place) for place in range(kind[1])])
-        for number, kind in enumerate(order)
-    ]
+    return [long(model, rows, number, chain) for number, (chain, rows) in enumerate(order)]
+
+
+def long(model: str, count: int, call: int, chain: int = CHAINS[-1]) -> List[Dict[str, str]]:
+    """Return the inputs of a call that are `chain` passages long, all different."""
+    return [_numbered(model, chain, call * 10_000 + place) for place in range(count)]
 
 
 def distinct(model: str, count: int, call: int) -> List[Dict[str, str]]:

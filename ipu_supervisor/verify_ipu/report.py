@@ -12,7 +12,7 @@ CHECKS: Dict[str, str] = {
     "traffic": "Requests of mixed lengths add no file to the cache, and none is as slow as a compile.",
     "batches": "Full batches answer more requests per second than single requests.",
     "cache": "The second start compiles nothing, and its programs are ready in less than half the time.",
-    "replicas": "Replicas compute at the same moment, each on IPUs of its own.",
+    "replicas": "Replicas compute at the same moment: together they answer clearly more than one does.",
     "full": "One replica more than there are IPUs for is refused.",
     "gc_monitor": "`gc-monitor` names the processes that hold IPUs.",
     "busy": "IPUs that another process holds are told as `BUSY`, and waited for.",

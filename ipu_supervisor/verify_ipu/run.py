@@ -9,7 +9,7 @@ import sys
 from typing import Any, Callable, FrozenSet, List, Sequence
 
 from ipu_supervisor.verify_ipu.report import NOT_SEEN, NOT_TRIED, SEEN, Finding, Report
-from ipu_supervisor.verify_ipu.serving import Failed, Place
+from ipu_supervisor.verify_ipu.serving import Entry, Failed, Place, Served
 
 
 class NotTried(Exception):
@@ -37,8 +37,7 @@ class Run:
             verdict, figures = NOT_TRIED, str(why)
         except (Failed, OSError, subprocess.SubprocessError) as error:
             verdict, figures = NOT_SEEN, str(error) or type(error).__name__
-        self.report.findings.append(Finding(name, model, verdict, figures))
-        say("{} {}: {}: {}".format(name, model, verdict, figures))
+        self._note(Finding(name, model, verdict, figures))
 
     def all_not_tried(self, names: Sequence[str], model: str, why: str) -> None:
         """Note that some checks cannot be tried."""
@@ -46,12 +45,21 @@ class Run:
             self.check(name, model, _raise, NotTried(why))
 
     def failed(self, name: str, model: str, why: str) -> None:
-        """Note that something else was seen before a check could look."""
-        self.check(name, model, _raise, Failed(why))
+        """Note that something else was seen before a check could look, wanted or not: others hang on it."""
+        self._note(Finding(name, model, NOT_SEEN, why))
+
+    def serve(self, name: str, entry: Entry, **settings: str) -> Served:
+        """Return a supervisor for a check, not yet started."""
+        return Served(self.place, name, entry, **settings)
 
     def cached(self) -> List[str]:
         """Return the files in the cache of compiled programs."""
         return sorted(str(path) for path in self.place.executables.rglob("*") if path.is_file())
+
+    def _note(self, finding: Finding) -> None:
+        """Keep what was found, and tell it."""
+        self.report.findings.append(finding)
+        say("{} {}: {}: {}".format(*finding))
 
 
 def say(what: str) -> None:

@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import pathlib
+import signal
 import subprocess
 import sys
 import time
@@ -11,6 +12,7 @@ from typing import Any, Callable, Dict, List, Mapping, NamedTuple, Sequence, Tup
 
 import msgspec
 
+from ipu_supervisor.core.crew import GRACE_S
 from ipu_supervisor.protocol.client import SupervisorClient
 from ipu_supervisor.protocol.deadline import Deadline
 from ipu_supervisor.protocol.errors import RequestError
@@ -141,10 +143,12 @@ class Served:
             raise Failed(told(state))
         return usable(state)
 
-    def between(self, replica: str, first: str, then: str) -> float:
-        """Return the seconds from one state of a replica to another, as they were seen."""
-        end = self.seen[replica, then]
-        return end - self.seen.get((replica, first), end)
+    def ready_after(self, replica: str, first: str = "") -> float:
+        """Return the seconds from the start, or from a state, to READY, as they were seen. Raises `Failed`."""
+        if (replica, "READY") not in self.seen:
+            raise Failed("{} was never seen READY".format(replica))
+        end = self.seen[replica, "READY"]
+        return end - (self.seen.get((replica, first), end) if first else self.started_at)
 
     # ---- asking ------------------------------------------------------------------------------------------------------
 
@@ -161,6 +165,14 @@ class Served:
             raise Failed("{}: {}".format(failures[0].code.value, failures[0].message))
         results = [msgspec.msgpack.decode(outcome.result) for outcome in reply.outcomes]
         return Answer(results, reply.timing.inference_ms, time.monotonic() - began)
+
+    def end(self, pid: int, number: signal.Signals) -> float:
+        """Signal a replica's process; return the seconds until it was gone, or until `GRACE_S` had passed."""
+        began = time.monotonic()
+        os.kill(pid, number)
+        while _alive(pid) and time.monotonic() < began + GRACE_S:
+            time.sleep(0.01)
+        return time.monotonic() - began
 
     def command(self, *arguments: str) -> "subprocess.CompletedProcess[str]":
         """Run one of the operator's commands."""
@@ -186,7 +198,7 @@ def told(state: ModelStatus) -> str:
     return " ".join(part for part in (states + ".", state.last_error, state.advice) if part)
 
 
-def alive(pid: int) -> bool:
+def _alive(pid: int) -> bool:
     """Say whether a process is there."""
     try:
         os.kill(pid, 0)

@@ -35,7 +35,7 @@ SUMMARIZATION = '{{"model": "summarization", "checkpoint": "{}", "ipu": {{"batch
 OPTIONS = '{"num_beams": 3, "max_new_tokens": 12}'
 #: What is judged by measured times too: on a machine that does other things only the figures count, and
 #: tests/unit/test_verify_ipu.py has what becomes of them.
-TIMED = ("batches", "cache")
+TIMED = ("traffic", "batches", "cache", "replicas")
 
 
 class Verification:
@@ -149,17 +149,20 @@ def test_on_ipus_that_do_as_documented_everything_is_seen(runs):
     assert found["cache", "question_answering"][1].startswith("0 compiled, 2 from the cache by 2 replica(s), in ")
     assert found["cache", "question_answering"][1].endswith("files in the cache: 1 before, 1 after")
     assert re.match(r"single: p50 .*; 4 at once: p50 .*/s$", found["batches", "question_answering"][1])
+    assert re.match(r"12 requests; .*: 1 before, 1 after; .*; restarts: 0$", found["traffic", "question_answering"][1])
+    assert re.match(r".* for one client, .* for 2, as many as replicas; .*", found["replicas", "question_answering"][1])
     assert run.left_behind() == []
 
 
 def test_a_sequence_model_has_two_programs(runs):
     code, found = runs["summarization"].end()
-    assert untimed(found) == dict.fromkeys(("compile", "precision", "traffic", "no_such_device"), "seen")
+    assert untimed(found) == dict.fromkeys(("compile", "precision", "no_such_device"), "seen")
     assert code == int("NOT seen" in {verdict for verdict, _ in found.values()})
     assert "| not run | libraries, count, replicas, " in runs["summarization"].child.log_text()
     assert "2 compiled, 0 from the cache" in found["compile", "summarization"][1]
     assert found["cache", "summarization"][1].startswith("0 compiled, 2 from the cache by 1 replica(s), in ")
     assert re.match(r"single: p50 .*; 2 at once: p50 .*/s$", found["batches", "summarization"][1])
+    assert re.match(r"2 requests; .*: 2 before, 2 after; .*; restarts: 0$", found["traffic", "summarization"][1])
     assert runs["summarization"].left_behind() == []
 
 
