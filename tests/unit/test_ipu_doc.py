@@ -77,11 +77,13 @@ def test_too_few_ipus_are_told_in_the_words_of_the_document(monkeypatch, capsys)
 
 
 def test_broken_rules_and_too_few_ipus_are_named_at_once(monkeypatch, capsys):
-    entry = {"model": "question_answering", "device": "ipu", "replicas": 5, "ipu": {"layers_per_ipu": [7]}}
+    layout = {"layers_per_ipu": [7], "embedding_serialization_factor": 3}
+    entry = {"model": "question_answering", "device": "ipu", "replicas": 5, "ipu": layout}
     monkeypatch.setenv("SERVER_MODELS", json.dumps([entry]))
     assert cli.main(["check-config"]) == config.EXIT_CONFIG
     told = capsys.readouterr().err
     assert "[7] adds up to 7, but the checkpoint has 6 layers" in told
+    assert "3 does not divide the vocabulary of 28996" in told
     assert "this machine has 4 IPUs, but question_answering needs 5" in told
 
 
