@@ -20,7 +20,10 @@ class Waiter(NamedTuple):
 class Computation:
     """One item to compute, and who waits for it."""
 
-    __slots__ = ("key", "name", "item", "size", "arrived", "dispatched", "waiters", "alone", "in_flight", "request_id")
+    __slots__ = (
+        *("key", "name", "item", "size", "arrived", "dispatched", "waiters"),
+        *("alone", "orphaned", "in_flight", "request_id"),
+    )
 
     def __init__(self, key: bytes, name: bytes, item: msgspec.Raw, size: int, arrived: float) -> None:
         """Store what is to be computed; `key`: hash of the item, `size` in tokens, `arrived` monotonic seconds."""
@@ -34,6 +37,8 @@ class Computation:
         self.waiters: Dict[Waiter, None] = {}
         #: Must run in a batch of its own: it was aboard a batch that raised or a replica that died.
         self.alone = False
+        #: A replica ended with it aboard.
+        self.orphaned = False
         self.in_flight = False
         #: The request that asked first, for logs; never an identity.
         self.request_id = ""

@@ -146,9 +146,8 @@ class Pool:
             replica.backoff.give_up()
         if message.waits:
             replica.strike = False
-        if message.blameless and replica.aboard:
-            batch, replica.aboard = replica.aboard, []
-            self.requests.returned(batch)
+        if message.blameless:
+            self._give_back(replica)
         fields = {"model": self.settings.model, "replica": replica.name, "reason": message.reason}
         self.crew.ending(replica, now)
         return [Note("replica_unable", fields), *self._abandon(replica, now)]
@@ -201,6 +200,10 @@ class Pool:
         actions, overdue = self.crew.watch(now)
         for replica in overdue:
             replica.reason = "{}: overdue in {}".format(replica.name, replica.state.value)
+            if replica.probe_sent_at is not None:
+                # What is aboard lies behind the probe: it was not begun.
+                replica.strike = bool(replica.aboard)
+                self._give_back(replica)
             actions += self.crew.stop(replica, now, replica.reason) + self._abandon(replica, now)
         actions += self.crew.reconcile(now)
         if not self.crew.hopeful():
@@ -211,6 +214,11 @@ class Pool:
         """Return the next moment at which `tick` has something to do."""
         moments = [self.crew.wake_at(), self.requests.calls.next_deadline()]
         return min((moment for moment in moments if moment is not None), default=None)
+
+    def _give_back(self, replica: Replica) -> None:
+        """Take the computations off a replica that ends through no fault of theirs."""
+        batch, replica.aboard = replica.aboard, []
+        self.requests.returned(batch)
 
     def _abandon(self, replica: Replica, now: float) -> List[Action]:
         """Take the computations off a replica that will not answer; what a lone suspect did is not held against it."""

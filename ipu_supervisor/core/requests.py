@@ -115,8 +115,7 @@ class Requests:
         for call_id in self.calls.overdue(now):
             self.counts["expired"] += 1
             for waiter, key in list(self.calls.open_items(call_id)):
-                self._leave(waiter, key)
-                failure = DIED if self.quarantine.deaths(key, now) else EXPIRED
+                failure = DIED if self._leave(waiter, key) else EXPIRED
                 actions += self._settle([waiter], Outcome(failure=failure), Timing(), self.identity)
         return actions
 
@@ -129,15 +128,19 @@ class Requests:
                 actions += self._settle([waiter], Outcome(failure=failure), Timing(), self.identity)
         return actions
 
-    def _leave(self, waiter: Waiter, key: bytes) -> None:
-        """Take a waiter off its computation; the last one takes a queued computation along."""
+    def _leave(self, waiter: Waiter, key: bytes) -> bool:
+        """Take a waiter off its computation; the last one takes a queued computation along.
+
+        Say whether a replica ended with it aboard.
+        """
         computation = self._shared.get(self._name(waiter, key))
         if computation is None:
-            return
+            return False
         computation.waiters.pop(waiter, None)
         if not computation.waiters and not computation.in_flight:
             self._unindex(computation)
             self.backlog.remove(computation)
+        return computation.orphaned
 
     # ---- batches -----------------------------------------------------------------------------------------------------
 
@@ -191,11 +194,13 @@ class Requests:
             fields = {"model": self.identity.model, "key": computation.key.hex(), "request_id": computation.request_id}
             actions.append(Note("poison", fields))
             actions += self._settle(list(computation.waiters), Outcome(failure=POISON), Timing(), self.identity)
-        self.counts["rerun"] += self._again(innocent)
+        self.returned(innocent)
         return actions
 
     def returned(self, batch: List[Computation]) -> None:
-        """Run again what was aboard a replica that ended through no fault of theirs."""
+        """Run again, alone, what was aboard a replica that ended; nothing is held against it."""
+        for computation in batch:
+            computation.orphaned = True
         self.counts["rerun"] += self._again(batch)
 
     def _again(self, batch: List[Computation]) -> int:

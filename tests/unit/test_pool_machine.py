@@ -11,6 +11,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from ipu_supervisor.core import actions
 from ipu_supervisor.core.admission import Load
 from ipu_supervisor.core.batching import Cost
+from ipu_supervisor.core.crew import PROBE_LIMIT_S, STALE_S
 from ipu_supervisor.core.replica import WITHOUT_PROCESS, State
 from ipu_supervisor.protocol import messages
 from ipu_supervisor.protocol.errors import ErrorCode
@@ -33,6 +34,8 @@ class Watched(History):
         self.cancelled: Set[bytes] = set()
         #: How many replicas died, or were given up, with a text aboard.
         self.deaths: Counter[str] = collections.Counter()
+        #: Who owes an answer to a probe, and so has not begun what was sent after it.
+        self.owing: Set[str] = set()
         self.old_runs: List[Any] = []
         super().__init__(**options)
 
@@ -53,9 +56,16 @@ class Watched(History):
                 waiters = self.pool.requests.calls
                 assert any(waiters.deadline(waiter.call_id) > self.now for waiter in computation.waiters)
             self.old_runs.append((action.replica, action.message))
+        elif isinstance(action.message, messages.Probe):
+            self.owing.add(action.replica)
 
     def _terminate(self, action: actions.Terminate) -> None:
-        self.lost(action.replica)
+        if action.replica not in self.owing:
+            self.lost(action.replica)
+
+    def says(self, name: str, message: messages.FromReplica) -> None:
+        self.owing.discard(name)
+        super().says(name, message)
 
     def lost(self, name: str) -> None:
         """Note that a replica will not answer what it has aboard."""
@@ -151,12 +161,19 @@ class PoolMachine(RuleBasedStateMachine):
         said = self.pick(data, [messages.Hello(1), messages.Ready(0.0), messages.ProbeAnswer(7), Unable("no", final)])
         if isinstance(said, Unable) and self.history.state(name) is not State.STOPPING:
             self.history.lost(name)
-        self.history.perform(self.history.pool.said(name, said, self.history.now))
+        self.history.says(name, said)
 
     @precondition(lambda self: self.history.alive)
     @rule(data=st.data())
     def falls_silent(self, data):
         self.history.deaf.add(self.pick(data, self.history.alive))
+
+    @rule(text=st.sampled_from("ab"))
+    def all_fall_silent_and_work_comes(self, text):
+        self.history.deaf |= set(self.history.alive)
+        self.history.pass_time(STALE_S)
+        self.history.call(text, budget_s=BUDGETS[-1])
+        self.history.pass_time(PROBE_LIMIT_S)
 
     @precondition(lambda self: self.history.old_runs)
     @rule(data=st.data())
@@ -164,6 +181,7 @@ class PoolMachine(RuleBasedStateMachine):
         name, run = self.pick(data, self.history.old_runs)
         if self.history.running.get(name) is not run:
             late = BatchDone(run.batch_id, [Outcome(item) for item in run.items], 1.0)
+            self.history.owing.discard(name)
             self.history.perform(self.history.pool.said(name, late, self.history.now))
 
     # ---- time and the operator ---------------------------------------------------------------------------------------

@@ -83,14 +83,17 @@ def test_a_late_reply_of_an_old_life_is_dropped_and_counted():
     assert history.pool.requests.counts["late_replies"] == 1
 
 
-def test_a_batch_that_is_overdue_twice_is_poison():
-    history = ready(batch_limit_s=3.0)
-    call = history.call("a", budget_s=100)
-    history.pass_time(3)
-    history.dies("m-1.1")
-    restart(history)
-    history.pass_time(3)
-    assert history.results(call) == [ErrorCode.POISON]
+@pytest.mark.parametrize("silent_s", [0.0, STALE_S])
+def test_a_batch_that_is_overdue_twice_is_poison_also_after_an_answered_probe(silent_s):
+    history = ready(batch_limit_s=30.0)
+    for name in ("m-1.1", "m-1.2"):
+        history.pass_time(silent_s)
+        history.call("a", budget_s=20)
+        assert (Probe in sent_to(history, name)) is bool(silent_s)
+        history.pass_time(30)
+        history.dies(name)
+        restart(history)
+    assert history.results(history.call("a")) == [ErrorCode.POISON]
 
 
 # ---- silence ---------------------------------------------------------------------------------------------------------
@@ -138,6 +141,55 @@ def test_a_frozen_replica_with_a_batch_is_stopped_within_the_probes_limit_not_th
     history.pass_time(PROBE_LIMIT_S + PROBE_INTERVAL_S)
     assert actions.Terminate(name) in history.did(actions.Terminate)
     assert history.results(call) == []
+
+
+def freeze(history, *texts, budget_s=600.0):
+    """Have all replicas fall silent, then ask for something, until none is left; return the calls."""
+    history.deaf |= set(history.alive)
+    history.pass_time(STALE_S)
+    calls = [history.call(text, budget_s=budget_s) for text in texts]
+    history.pass_time(PROBE_INTERVAL_S + PROBE_LIMIT_S)
+    assert set(history.states()) == {"STOPPING"}
+    return calls
+
+
+@pytest.mark.parametrize("batch_limit_s", [600.0, 3.0])
+def test_what_lies_behind_a_probe_that_is_not_answered_was_not_begun_and_is_not_blamed(batch_limit_s):
+    history = ready(replicas=2, batch_limit_s=batch_limit_s)
+    (call,) = freeze(history, "a")
+    assert len([send for send in history.sent if isinstance(send.message, Run)]) == 2
+    history.dies("m-1.1")
+    history.boot_all()
+    history.answer("m-1.2")
+    assert history.results(call) == ["a"]
+
+
+def test_what_lies_behind_a_probe_that_is_not_answered_is_told_of_the_death_when_no_time_is_left():
+    history = ready()
+    (call,) = freeze(history, "a", budget_s=PROBE_LIMIT_S + 1)
+    assert history.results(call) == [ErrorCode.REPLICA_DIED]
+
+
+def test_a_replica_that_dies_by_itself_may_have_begun_what_lies_behind_a_probe():
+    history = ready()
+    for name in ("m-1.1", "m-1.2"):
+        history.deaf.add(name)
+        history.pass_time(STALE_S)
+        history.cancel(history.call("a"))
+        history.dies(name)
+        restart(history)
+    assert history.results(history.call("a")) == [ErrorCode.POISON]
+
+
+@pytest.mark.parametrize(("texts", "states"), [([], ["READY"]), (["a"], ["FAILED"])])
+def test_five_times_silent_in_a_row_is_given_up_when_there_was_work_and_never_when_idle(texts, states):
+    history = ready()
+    for _ in range(5):
+        for call in freeze(history, *texts):
+            history.cancel(call)
+        history.dies(history.alive[0])
+        restart(history)
+    assert history.states() == states
 
 
 def test_a_replica_that_owes_an_answer_is_the_last_to_get_work():
