@@ -70,6 +70,10 @@ def check_config(settings: config.Config, given: argparse.Namespace) -> int:
 def keys(settings: config.Config, given: argparse.Namespace) -> int:
     """Make CURVE keys for `tcp://`: the supervisor's, and one client's."""
     folder = pathlib.Path(given.folder)
+    there = sorted(path.name for path in folder.glob("*.key_secret"))
+    if there:
+        print("error: {} holds {}; name another folder".format(folder, " and ".join(there)), file=sys.stderr)
+        return EXIT_REFUSED
     (folder / "clients").mkdir(mode=0o700, parents=True, exist_ok=True)
     os.umask(0o077)
     zmq.auth.create_certificates(str(folder), "supervisor")

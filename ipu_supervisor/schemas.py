@@ -96,7 +96,11 @@ class EnvironmentSchema(Schema):
         metadata={"description": "Folder of the supervisor's sockets and lock; default: that of the endpoint."},
     )
     SUPERVISOR_CURVE_KEYS = fields.String(
-        load_default="", metadata={"description": "Folder of CURVE keys; needed for `tcp://` beyond loopback."}
+        load_default="",
+        metadata={
+            "description": "Folder of CURVE keys, needed for `tcp://` beyond loopback; "
+            "`python -m ipu_supervisor keys FOLDER` makes them."
+        },
     )
     CHECKPOINTS = fields.String(
         load_default="hub",
