@@ -101,7 +101,9 @@ class Crew:
         return ready[rank.index(max(rank))] if ready else None
 
     def ready_in_s(self, now: float) -> float:
-        """Return the estimated seconds until the first replica is READY; 0 when nothing is known."""
+        """Return the estimated seconds until a replica is usable; 0 when one is, or nothing is known."""
+        if self.usable():
+            return 0.0
         coming = [replica for replica in self.places.values() if replica.state in ON_ITS_WAY]
         starts = [replica.not_before if replica.state is State.BACKOFF else replica.spawned_at for replica in coming]
         return max(0.0, min(starts, default=now) + (self.load_s or 0.0) - now)

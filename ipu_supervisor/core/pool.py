@@ -52,8 +52,7 @@ class Pool:
         failure = self.closed()
         if failure is not None:
             return [self.requests.refuse(call, failure)]
-        usable = self.crew.usable()
-        capacity = Capacity(usable, self.crew.idle() is not None, 0.0 if usable else self.crew.ready_in_s(now))
+        capacity = Capacity(self.crew.usable(), self.crew.idle() is not None, self.crew.ready_in_s(now))
         return self.requests.admit(call, now, capacity) + self._dispatch(now)
 
     def cancel(self, call_id: bytes) -> List[Action]:
@@ -65,6 +64,10 @@ class Pool:
         if self.draining:
             return Failure(ErrorCode.DRAINING, "The model takes no new requests.", DRAINING_RETRY_S)
         return None if self.crew.hopeful() else HOPELESS
+
+    def expected_wait_s(self, now: float) -> float:
+        """Return the estimated seconds until a new request would begin to run."""
+        return self.crew.ready_in_s(now) + self.requests.expected_wait_s(self.crew.usable())
 
     def _dispatch(self, now: float) -> List[Action]:
         """Give every idle replica a batch while anything waits that somebody still waits for."""

@@ -61,7 +61,7 @@ class Requests:
         return Answer(Reply(call.call_id, [Outcome(failure=failure)] * len(call.items), Timing(), self.identity))
 
     def expected_wait_s(self, usable: int) -> float:
-        """Return the estimated seconds until a new request would begin to run."""
+        """Return the estimated seconds that so many usable replicas need for all that waits and flies."""
         return self.admission.seconds(self.flying, self._waiting(), usable)
 
     def _waiting(self) -> Load:

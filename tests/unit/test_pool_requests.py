@@ -149,7 +149,7 @@ def test_a_lone_request_on_a_batching_device_does_not_make_it_look_slow():
     calls = [history.call(str(number), budget_s=10) for number in range(64)]
     assert not any(history.results(call) for call in calls)
     # One batch aboard, two in the backlog, one second each.
-    assert history.pool.requests.expected_wait_s(1) == pytest.approx(3.0)
+    assert history.pool.expected_wait_s(history.now) == pytest.approx(3.0)
 
 
 def test_no_budget_is_refused_as_too_late():
@@ -212,6 +212,22 @@ def test_the_expected_load_is_the_last_measured_one():
     assert history.loads == [20.0]
     history.dies("m-1.1")
     assert history.refusal(history.call("a", budget_s=5)) == (ErrorCode.NOT_READY, 15.0)
+
+
+def test_the_expected_wait_counts_what_is_left_of_the_load_while_no_replica_is_usable():
+    history = History(load_s=10.0)
+    history.pass_time(4)
+    assert history.pool.expected_wait_s(history.now) == 6.0
+    history.boot_all()
+    history.call("warm")
+    history.pass_time(2)
+    history.answer()
+    history.call("a")
+    history.call("b")
+    assert history.pool.expected_wait_s(history.now) == pytest.approx(4.0)
+    history.dies()
+    # Two items of 2 s, after a load of 4 s.
+    assert history.pool.expected_wait_s(history.now) == pytest.approx(8.0)
 
 
 def test_a_failed_model_refuses_at_once_and_answers_those_who_wait():
