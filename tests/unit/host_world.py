@@ -30,16 +30,21 @@ class World:
         for folder in (root, self.layout.root, self.layout.releases, self.layout.venvs):
             folder.mkdir()
         self.running, self.bad, self.asked = {}, set(), []
-        #: Python environments that cannot check the settings, and units that do not start.
-        self.broken_venvs, self.broken_units = set(), set()
+        #: Python environments that cannot check the settings, units that do not start, and those that do not come back.
+        self.broken_venvs, self.broken_units, self.failed = set(), set(), set()
+        #: The lock that cannot be installed, what the supervisor's unit says, and what was waited for how long.
+        self.broken_lock, self.unit, self.waits = "no lock", "the unit", []
+        self.environment = root / "env"
         self.properties: dict = {}
+        self.commands: list = []
         self.printed, self.facts = "", {"address": "0.0.0.0:8100", "wait_s": 1.0, "demo": False}
         self.facts.update(model_files=[], web_only=[])
         self.steps, self.cut_at, self.listening, self.loaded = 0, None, root / "listen.d/listen.conf", ""
         for owner, name, fake in [
             *((units, name, getattr(self, name)) for name in ("systemctl", "_run", "workplace")),
-            *((units, "up", self.systemctl), (units, "journal", lambda *_: ""), (units, "LISTEN", self.listening)),
-            *((activate, "wait", self.wait), (activate, "ENVIRONMENT", root / "env"), (releases, "point", self.point)),
+            *((units, "up", self.systemctl), (units, "journal", lambda *_: "its words")),
+            *((units, "LISTEN", self.listening), (activate, "ENVIRONMENT", self.environment)),
+            *((activate, "wait", self.wait), (releases, "point", self.point)),
             (cli, "say", self.said.append),
         ]:
             monkeypatch.setattr(owner, name, fake)
@@ -49,7 +54,7 @@ class World:
         release = self.layout.releases / (letter * 40)
         if not release.exists():
             files = {"ipu_supervisor/code": supervisor or letter, "service/code": letter}
-            files.update({f"requirements/{lock}.txt": "" for lock in ("service", "supervisor-cpu", "torch")})
+            files.update({f"requirements/{lock}.txt": "" for lock in ("service", "supervisor-cpu", "torch", "demo")})
             for name, text in files.items():
                 (release / "app" / name).parent.mkdir(parents=True, exist_ok=True)
                 (release / "app" / name).write_text(text, encoding="utf-8")
@@ -105,7 +110,7 @@ class World:
                 self._start(unit)
             elif verb == "stop":
                 self.running.pop(unit, None)
-        return "the unit"
+        return self.unit
 
     def _members(self, unit):
         return (units.SUPERVISOR, units.PORT, MAIN) if unit == units.TARGET else (unit,)
@@ -118,7 +123,8 @@ class World:
         self.running[unit] = (self.layout.current / "app" / half / "code").read_text(encoding="utf-8")
 
     def _shown(self, name, unit):
-        states = {"ActiveState": "active" if unit in self.running else "inactive", "MainPID": "0"}
+        state = "active" if unit in self.running else "inactive"
+        states = {"ActiveState": "failed" if unit in self.failed else state, "MainPID": "0", "StatusText": ""}
         states["NeedDaemonReload"] = "no" if self.loaded == self._listen_text() else "yes"
         return states[name]
 
@@ -131,7 +137,10 @@ class World:
         self.step()
 
     def wait(self, server, limit_s, say, ended):
-        """Be ready unless the supervisor's code is a bad one."""
+        """Be ready unless the supervisor's code is a bad one, or there is nothing to wait for."""
+        self.waits.append((server.address, limit_s))
+        if ended():
+            raise NotReady(ended())
         if self.running[units.SUPERVISOR] in self.bad:
             raise NotReady("the model broke")
         return 0.0
@@ -143,6 +152,9 @@ class World:
     def _run(self, user, folder, command, properties, terminal=False):
         """Check a release, or install: the latter does nothing."""
         self.properties = properties
+        self.commands.append(command)
+        if command[-1].endswith(self.broken_lock):
+            raise units.UnitFailed(f"{self.broken_lock} cannot be had")
         if "deploy.systemd.preflight" in command:
             return self.printed + json.dumps(self.facts)
         if str(pathlib.Path(command[0]).parent.parent) in self.broken_venvs:

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from deploy.host import cli, units
+from deploy.host import activate, cli, releases, units
 from deploy.host.activate import Facts
 from deploy.host.layout import HostSettings
 from deploy.scripts.wait_ready import NotReady
@@ -53,6 +53,75 @@ def test_a_supervisor_whose_code_is_the_same_stays_as_it_is(world):
     world.deploy("c", supervisor="b")
     assert world.served() == "cbc"
     assert world.asked.count(("restart", units.SUPERVISOR)) == 2
+
+
+def test_a_supervisor_is_restarted_for_a_change_of_what_it_runs_on_and_for_nothing_else(world):
+    def restarts():
+        before = world.asked.count(("restart", units.SUPERVISOR))
+        world.deploy("b")
+        return world.asked.count(("restart", units.SUPERVISOR)) - before
+
+    world.facts["web_only"] = ["SERVER_PORT"]
+    world.environment.write_text("# a comment\n\nSERVER_PORT=1\n", encoding="utf-8")
+    assert restarts() == 0
+    world.environment.write_text("OMP_NUM_THREADS=2\n", encoding="utf-8")
+    assert [restarts(), restarts()] == [1, 0]
+    (world.release("b") / "app/.env").write_text("LOG_LEVEL=INFO\n", encoding="utf-8")
+    assert restarts() == 1
+    world.facts["model_files"] = ["another hash"]
+    assert restarts() == 1
+    world.unit = "another unit"
+    assert restarts() == 1
+
+
+def test_after_a_stop_a_deployment_starts_everything_again_now_and_at_every_boot(world):
+    world.running.clear()
+    asked = len(world.asked)
+    world.deploy("b")
+    assert world.served() == "bbb"
+    assert {("enable", "--quiet", units.TARGET), ("start", units.TARGET)} <= set(world.asked[asked:])
+
+
+def test_the_first_one_and_the_stand_in_are_waited_for_as_long_as_the_settings_say(world):
+    main, stand_in = (units.private_address(instance) for instance in (units.MAIN, units.NEXT))
+    world.facts["wait_s"], world.waits = 7.0, []
+    asked = len(world.asked)
+    world.deploy("c")
+    assert world.waits == [(stand_in, 7.0), (main, activate.WEB_LIMIT_S)]
+    assert [unit for verb, unit, *_ in world.asked[asked:] if verb == "restart"] == [units.SUPERVISOR, NEXT, MAIN]
+    world.running.clear()
+    world.deploy("c")
+    assert world.waits[2:] == [(main, 7.0)]
+
+
+@pytest.mark.parametrize("unit", [units.SUPERVISOR, NEXT])
+def test_a_unit_that_will_not_come_back_ends_the_wait_with_its_last_words(world, unit):
+    world.failed = {unit}
+    with pytest.raises(NotReady, match=f"{unit} failed\nits words"):
+        world.deploy("c", supervisor="b")
+
+
+def test_settings_that_do_not_work_have_no_other_release_to_go_back_to(world):
+    world.bad = {"b"}
+    with pytest.raises(NotReady):
+        world.deploy("b")
+    assert world.said[-1] == "there is no other release to go back to"
+
+
+def test_changed_settings_forget_no_release_and_leave_nothing_pending(world, monkeypatch):
+    world.deploy("b")
+    assert not world.layout.pending.is_symlink()
+    rollback(world, monkeypatch)
+    assert world.served() == "aaa"
+
+
+@pytest.mark.parametrize("running", [None, "x"])
+def test_old_releases_go_but_not_current_and_previous_nor_what_something_runs_from(world, monkeypatch, running):
+    for age, letter in enumerate("abxyz"):
+        os.utime(str(world.release(letter) / releases.STAMP), (1000 + age, 1000 + age))
+    monkeypatch.setattr(units, "release_of", lambda unit: running and world.release(running))
+    world.deploy("b")
+    assert {path.name[0] for path in world.layout.releases.iterdir()} == {"a", "b", running or "z"}
 
 
 def test_after_a_deployment_that_was_cut_off_any_release_gets_its_own_supervisor(cut_off):

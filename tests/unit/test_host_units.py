@@ -1,15 +1,35 @@
 """What a deployment asks of systemd, with a fake one, and what it hears from its caller."""
 
+import os
 import pathlib
-import signal
 
 import pytest
 
-from deploy.host import cli, units
+from deploy.host import units
 from tests.unit.host_world import MAIN, CutOff, World
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 NEW = "0.0.0.0:8101"
+#: Stands in for a program of systemd's.
+NOTING = """\
+#!/bin/sh
+echo "${0##*/} $*" >>"${0%/*}/told"
+[ "${0##*/}" != journalctl ] || echo "the journal's last words"
+exit "${ENDS:-0}"
+"""
+#: What holds for every command of a release, and what it has beyond that: to install, and as either half.
+CLOSED = {"ProtectSystem": "strict", "ProtectHome": "yes", "PrivateTmp": "yes", "NoNewPrivileges": "yes"}
+BUILDING = {
+    **dict.fromkeys(("User", "Group", "CacheDirectory"), "model-server-build"),
+    **dict.fromkeys(("WorkingDirectory", "ReadWritePaths"), "{0}"),
+    "UMask": "0022",
+}
+RUNNING = {
+    **dict.fromkeys(("User", "Group"), "model-server"),
+    "WorkingDirectory": "{0}/app",
+    "EnvironmentFile": "-/etc/model-server/env",
+    "Environment": "SUPERVISOR_ENDPOINT=ipc:///run/model-server/supervisor.sock PYTHONDONTWRITEBYTECODE=1",
+}
 
 
 @pytest.fixture
@@ -70,28 +90,41 @@ def test_the_hubs_token_is_the_supervisors_alone(world, half, unset):
 
 
 @pytest.fixture
-def handlers(monkeypatch):
-    """What happens at each signal while a command runs."""
-    seen: dict = {}
-    numbers = (signal.SIGHUP, signal.SIGINT, signal.SIGTERM)
-    before = {number: signal.getsignal(number) for number in numbers}
-
-    def note(layout, given):
-        """Note the handlers."""
-        seen.update((number, signal.getsignal(number)) for number in numbers)
-
-    for name, (_, changes) in cli.COMMANDS.items():
-        monkeypatch.setitem(cli.COMMANDS, name, (note, changes))
-    yield seen
-    for number, handler in before.items():
-        signal.signal(number, handler)
+def told(tmp_path, monkeypatch):
+    """Return `told()`: what systemd's programs were called with. They only note it, and end with ENDS."""
+    for name in ("systemctl", "journalctl", "systemd-run"):
+        (tmp_path / name).write_text(NOTING, encoding="ascii")
+        (tmp_path / name).chmod(0o755)
+    monkeypatch.setenv("PATH", "{}:{}".format(tmp_path, os.environ["PATH"]))
+    return lambda: (tmp_path / "told").read_text(encoding="utf-8").splitlines()
 
 
-def test_a_command_that_changes_what_is_served_goes_to_its_end_whatever_its_caller_does(world, handlers):
-    assert cli.main(["apply"], world.layout) == 0
-    assert set(handlers.values()) == {signal.SIG_IGN}
+def test_a_unit_is_started_whatever_its_past_and_its_last_words_are_told_when_it_fails(told, monkeypatch):
+    units.up("restart", "a.service")
+    assert told() == ["systemctl reset-failed a.service", "systemctl restart a.service"]
+    monkeypatch.setenv("ENDS", "1")
+    with pytest.raises(units.UnitFailed, match="the journal's last words"):
+        units.up("restart", "a.service")
 
 
-def test_a_command_that_only_looks_ends_with_its_caller(world, handlers):
-    assert cli.main(["status"], world.layout) == 0
-    assert signal.SIG_IGN not in (handlers[signal.SIGINT], handlers[signal.SIGTERM])
+WEB = {"User": "model-server-web", "UnsetEnvironment": "HF_TOKEN"}
+
+
+@pytest.mark.parametrize(
+    ("half", "expected"), [("build", BUILDING), ("web", {**RUNNING, **WEB}), ("supervisor", RUNNING)], ids=str
+)
+def test_a_command_of_a_release_runs_as_its_user_closed_in(told, tmp_path, monkeypatch, half, expected):
+    def run():
+        if half == "build":
+            units.build(tmp_path, ["/bin/python", "-V"])
+        else:
+            units.run_as(half, tmp_path, pathlib.Path("/"), ["-V"])
+
+    run()
+    before, _, command = told()[0].partition(" -- ")
+    given = dict(part.split("=", 1) for part in before.split(" --property=")[1:])
+    assert given == {name: value.format(tmp_path) for name, value in {**CLOSED, **expected}.items()}
+    assert command == "/bin/python -V"
+    monkeypatch.setenv("ENDS", "1")
+    with pytest.raises(units.UnitFailed, match="ended with 1"):
+        run()

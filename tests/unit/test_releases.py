@@ -60,9 +60,10 @@ def test_a_release_is_unpacked_beside_what_is_noted_of_it(layout):
 
 
 def test_another_checksum_than_the_announced_one_unpacks_nothing(layout):
+    unpacked: list = []
     with pytest.raises(Refused, match="nothing was unpacked"):
-        receive(layout, COMMIT, archive(app="1"), "0" * 64)
-    assert list(layout.releases.iterdir()) == []
+        releases.receive(layout, COMMIT, "0" * 64, io.BytesIO(archive(app="1")), lambda *where: unpacked.append(where))
+    assert (unpacked, list(layout.releases.iterdir())) == ([], [])
 
 
 @pytest.mark.parametrize(

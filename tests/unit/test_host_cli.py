@@ -1,0 +1,85 @@
+"""The command `model-server`, on a host with a fake systemd: who waits for whom, and how a command ends."""
+
+import fcntl
+import os
+import signal
+
+import pytest
+
+from deploy.host import cli, units
+from tests.unit.host_world import World
+
+SIGNALS = (signal.SIGHUP, signal.SIGINT, signal.SIGTERM)
+CHANGING = (["deploy", "a" * 40, "b" * 64], ["apply"], ["rollback"], ["start"], ["stop"])
+LOOKING = (["status"], ["logs"], ["ctl", "status"])
+
+
+@pytest.fixture
+def world(tmp_path, monkeypatch):
+    """A host on which a serves; what a command does to this process is taken back."""
+    world = World(tmp_path / "host", monkeypatch)
+    world.deploy("a")
+    before, umask = {number: signal.getsignal(number) for number in SIGNALS}, os.umask(0o077)
+    yield world
+    os.umask(umask)
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+@pytest.fixture
+def seen(monkeypatch):
+    """What a command saw that does nothing else: what happens at each signal, and the umask."""
+    seen: dict = {}
+
+    def look(layout, given):
+        """Look around."""
+        seen.update(handlers=[signal.getsignal(number) for number in SIGNALS], umask=os.umask(0o022))
+
+    for name, (_, changes) in cli.COMMANDS.items():
+        monkeypatch.setitem(cli.COMMANDS, name, (look, changes))
+    return seen
+
+
+@pytest.mark.parametrize("command", CHANGING, ids="-".join)
+def test_a_command_that_changes_what_is_served_goes_to_its_end_alone_whatever_its_caller_does(world, seen, command):
+    with world.layout.lock.open("w") as other:
+        fcntl.flock(other, fcntl.LOCK_EX)
+        assert (cli.main(command, world.layout), seen) == (75, {})
+    assert cli.main(command, world.layout) == 0
+    assert seen == {"handlers": [signal.SIG_IGN] * 3, "umask": 0o022}
+
+
+@pytest.mark.parametrize("command", LOOKING, ids="-".join)
+def test_a_command_that_only_looks_waits_for_nobody_and_ends_with_its_caller(world, seen, command):
+    with world.layout.lock.open("w") as other:
+        fcntl.flock(other, fcntl.LOCK_EX)
+        assert cli.main(command, world.layout) == 0
+    assert signal.SIG_IGN not in seen["handlers"][1:]
+
+
+def test_commands_are_those_that_change_what_is_served_and_those_that_look():
+    assert list(cli.COMMANDS) == [name for name, *_ in CHANGING + LOOKING]
+
+
+@pytest.mark.parametrize(
+    ("looked", "code", "said"),
+    [
+        ((True, "ready", ""), 0, "ready"),
+        ((False, "qa: LOADING 1 s", ""), 1, "status FAILED: qa: LOADING 1 s"),
+        ((False, "qa: FAILED 1 s", "qa FAILED: why"), 1, "status FAILED: qa FAILED: why"),
+    ],
+)
+def test_the_status_is_an_exit_code_too(world, monkeypatch, looked, code, said):
+    monkeypatch.setattr(cli, "look", lambda server: looked)
+    assert cli.main(["status"], world.layout) == code
+    assert (world.said[-1], "release " + "a" * 40 in world.said) == (said, True)
+
+
+def test_stop_and_start_are_for_the_next_boots_too(world):
+    asked = len(world.asked)
+    assert [cli.main([command], world.layout) for command in ("stop", "start")] == [0, 0]
+    assert world.asked[asked:] == [
+        ("disable", "--quiet", units.TARGET),
+        ("stop", *units.ALL),
+        ("enable", "--quiet", "--now", units.TARGET),
+    ]
