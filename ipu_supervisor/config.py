@@ -8,7 +8,7 @@ import json
 import os
 import pathlib
 from dataclasses import dataclass, field
-from typing import Any, Dict, List, Mapping, Optional, Tuple
+from typing import Any, Collection, Dict, List, Mapping, Optional, Sequence, Tuple, Union
 
 import dotenv
 from marshmallow import Schema, ValidationError, fields
@@ -58,10 +58,8 @@ class ModelConfig:
     options: Dict[str, Any] = field(default_factory=dict)
     #: Lengths and beams that a compiled engine is built for, from the model file and its options.
     shapes: Dict[str, int] = field(default_factory=dict)
-
-    def with_file(self, file: catalog.ModelFile) -> "ModelConfig":
-        """Return the same entry for another version of its model file."""
-        return dataclasses.replace(self, file=file)
+    #: The entry as it was given.
+    entry: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -110,6 +108,19 @@ def from_env(environ: Mapping[str, str]) -> Config:
         log_level=values["LOG_LEVEL"],
         log_format=values["LOG_FORMAT"],
     )
+
+
+def reread(config: Config, names: Collection[str]) -> Config:
+    """Return the settings with the entries of the models `names` made anew, from their files as they are now.
+
+    Raises `ConfigError` that names every fault.
+    """
+    bad_settings: List[str] = []
+    entries = [model.entry if model.name in names else model for model in config.models]
+    models, bad_files = _entries(entries, config.models_path, bad_settings)
+    if bad_settings or bad_files:
+        raise ConfigError(bad_settings + bad_files)
+    return dataclasses.replace(config, models=tuple(models))
 
 
 def checked(schema: Schema, values: Mapping[str, Any], faults: List[str], prefix: str = "") -> Dict[str, Any]:
@@ -162,11 +173,24 @@ def _models(
     if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
         bad_settings.append("SERVER_MODELS: must be a JSON list of objects")
         return [], []
+    return _entries(entries, folders, bad_settings)
+
+
+def _entries(
+    entries: Sequence[Union[Mapping[str, Any], ModelConfig]],
+    folders: Tuple[pathlib.Path, ...],
+    bad_settings: List[str],
+) -> Tuple[List[ModelConfig], List[str]]:
+    """Return the models of some entries (one that is complete stays) and the faults in their files, as `_models`."""
     bad_files: List[str] = []
     models = [
         model
         for number, entry in enumerate(entries)
-        for model in _model("SERVER_MODELS[{}].".format(number), entry, folders, bad_settings, bad_files)
+        for model in (
+            [entry]
+            if isinstance(entry, ModelConfig)
+            else _model("SERVER_MODELS[{}].".format(number), entry, folders, bad_settings, bad_files)
+        )
     ]
     bad_settings += ["SERVER_MODELS: " + fault for fault in _doubled(models)]
     return models, bad_files
@@ -195,7 +219,7 @@ def _model(
         values["max_client_batch_size"] = min(values["max_client_batch_size"], values["max_backlog"])
     if values["max_client_batch_size"] > values["max_backlog"]:
         bad_settings.append(prefix + "max_client_batch_size: more than max_backlog, so such a batch could never enter")
-    model = _complete(file, pipeline, values)
+    model = _complete(file, pipeline, {**values, "entry": entry})
     bad_settings += [prefix + fault for fault in _device_faults(model, entry)]
     return [model]
 

@@ -12,9 +12,9 @@ from typing import Any, Deque, Dict, Iterable, List, Mapping, Optional, Set
 
 import zmq
 
-from ipu_supervisor import births, devices, log, operate, status
+from ipu_supervisor import births, devices, log, operate, status, versions
 from ipu_supervisor.clock import StallFreeClock
-from ipu_supervisor.config import Config, ModelConfig
+from ipu_supervisor.config import Config
 from ipu_supervisor.core import actions
 from ipu_supervisor.core.compiles import CompileGate
 from ipu_supervisor.core.leases import Leases
@@ -44,13 +44,13 @@ class Supervisor:
     def __init__(self, config: Config, environ: Mapping[str, str]) -> None:
         """Store what `devices.check` made of the settings, and the environment that replicas get (`.env` included)."""
         self.config = config
-        self._environ = environ
+        self.environ = environ
         self.sockets = Sockets(config)
         self.launcher = LocalLauncher()
         self.gate = CompileGate()
         self.leases = Leases(config.ipus or 0, devices.ipu_needs(config))
         self.pools: Dict[str, Pool] = {}
-        self.configs: Dict[str, ModelConfig] = {model.name: model for model in config.models}
+        self.versions = {model.name: versions.Versions(model) for model in config.models}
         self.started_at = time.monotonic()
         self.pids: Dict[str, int] = {}
         self.draining = False
@@ -275,18 +275,19 @@ class Supervisor:
 
     def _spawn(self, replica: str, now: float) -> None:
         """Start a replica process; a machine that cannot start one counts as a death."""
-        model = self.configs[replica.rpartition("-")[0]]
+        pool = self.pools[replica.rpartition("-")[0]]
+        model = self.versions[pool.settings.model].of(pool.crew.named(replica))
         if not self.leases.take(replica, model.name):
             why = "waits for IPUs: {} of {} are leased".format(self.leases.held, self.leases.total)
-            self.perform(self.pools[model.name].unleased(replica, why, now), now)
+            self.perform(pool.unleased(replica, why, now), now)
             return
         threads = devices.threads_per_replica(sum(self.wanted().values()))
         spec = births.spec(replica, model, self.config, self.sockets.replicas_endpoint, threads)
         try:
-            self.pids[replica] = self.launcher.spawn(replica, spec, births.environ(model, self.config, self._environ))
+            self.pids[replica] = self.launcher.spawn(replica, spec, births.environ(model, self.config, self.environ))
         except OSError as error:
             self.leases.give(replica)
-            self.perform(self.pools[model.name].exited(replica, "could not be started: {}".format(error), now), now)
+            self.perform(pool.exited(replica, "could not be started: {}".format(error), now), now)
             return
         self._watch_stderr()
         log.event("replica_spawned", model=model.name, replica=replica, pid=self.pids[replica])

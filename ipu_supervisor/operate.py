@@ -1,11 +1,12 @@
 """The operator's verbs: drain, reload, scale. They come on a socket that only the supervisor's user may open."""
 
-from typing import TYPE_CHECKING, List
+import dataclasses
+from typing import TYPE_CHECKING, Dict, List, Tuple
 
 import zmq
 
-from ipu_supervisor import log
-from ipu_supervisor.models import catalog
+from ipu_supervisor import config, devices, log
+from ipu_supervisor.core.crew import PoolSettings
 from ipu_supervisor.protocol import messages
 from ipu_supervisor.protocol.errors import ProtocolError
 from ipu_supervisor.protocol.messages import OperatorAnswer, OperatorCommand
@@ -59,18 +60,43 @@ def drain(supervisor: "Supervisor", model: str, now: float) -> OperatorAnswer:
 
 
 def reload(supervisor: "Supervisor", model: str, now: float) -> OperatorAnswer:
-    """Replace replicas one after the other; model files are read again."""
-    if supervisor.draining:
-        return OperatorAnswer(False, "the supervisor stops; nothing is started any more")
-    for name in _named(supervisor, model):
-        config = supervisor.configs[name]
-        try:
-            file = catalog.find(name, supervisor.config.models_path)
-        except catalog.ModelFileError as error:
-            return OperatorAnswer(False, str(error))
-        supervisor.configs[name] = config.with_file(file)
-        supervisor.perform(supervisor.pools[name].reload(now), now)
+    """Replace replicas one after the other; model files are read again. Where one is refused, nothing changes."""
+    names = _named(supervisor, model)
+    try:
+        supervisor.config = _reread(supervisor, names)
+    except config.ConfigError as error:
+        log.event("reload_refused", 40, model=model, faults=error.faults)
+        return OperatorAnswer(False, str(error))
+    for entry in _entries(supervisor.config, names):
+        pool, versions = supervisor.pools[entry.name], supervisor.versions[entry.name]
+        wanted = pool.reload(now, changed=entry.file.sha256 != versions.of(None).file.sha256)
+        versions.add(entry, pool.crew)
+        supervisor.perform(wanted, now)
     return OperatorAnswer(True, "reloading {}".format(model or "every model"))
+
+
+def _reread(supervisor: "Supervisor", names: List[str]) -> config.Config:
+    """Return the settings with some models' files read again. Raises `ConfigError`, also for what takes a restart."""
+    if supervisor.draining:
+        raise config.ConfigError(["the supervisor stops; nothing is started any more"])
+    settings = config.reread(supervisor.config, names)
+    models = _entries(settings, names)
+    devices.check(dataclasses.replace(settings, models=tuple(models)), supervisor.environ)
+    text = "{}: another task, or another word on whether it is deterministic, takes a restart of the supervisor"
+    faults = [
+        text.format(new.name)
+        for old, new in zip(_entries(supervisor.config, names), models)
+        if _fixed(old, settings) != _fixed(new, settings)
+    ]
+    if faults:
+        raise config.ConfigError(faults)
+    return settings
+
+
+def _fixed(model: config.ModelConfig, settings: config.Config) -> Tuple[PoolSettings, Dict[str, int]]:
+    """Return what the supervisor made of an entry when it started."""
+    needs = devices.ipu_needs(dataclasses.replace(settings, models=(model,)))
+    return devices.pool_settings(model, settings, None), needs
 
 
 def scale(supervisor: "Supervisor", command: OperatorCommand, now: float) -> OperatorAnswer:
@@ -89,3 +115,8 @@ def scale(supervisor: "Supervisor", command: OperatorCommand, now: float) -> Ope
 def _named(supervisor: "Supervisor", model: str) -> List[str]:
     """Return the models that a command is about."""
     return [model] if model else list(supervisor.pools)
+
+
+def _entries(settings: config.Config, names: List[str]) -> List[config.ModelConfig]:
+    """Return the entries of some models."""
+    return [model for model in settings.models if model.name in names]

@@ -5,7 +5,7 @@ import time
 from typing import TYPE_CHECKING, Dict
 
 from ipu_supervisor.core.pool import Pool
-from ipu_supervisor.core.replica import Replica
+from ipu_supervisor.core.replica import USABLE, Replica
 from ipu_supervisor.protocol.messages import ModelStatus, ReplicaStatus, Status
 
 if TYPE_CHECKING:
@@ -37,12 +37,14 @@ def _model(supervisor: "Supervisor", name: str, pool: Pool, now: float) -> Model
     crew, requests = pool.crew, pool.requests
     reason = "draining" if pool.draining else crew.why_not_ready()
     failing = not crew.usable() or bool(crew.last_error)
+    usable = (replica for replica in crew.all() if replica.state in USABLE)
+    serving = max(usable, key=lambda replica: replica.generation, default=None)
     return ModelStatus(
         model=name,
         ready=not reason,
         reason=reason,
-        identity=requests.identity,
-        file_hash=supervisor.configs[name].file.sha256,
+        identity=(serving and serving.identity) or requests.identity,
+        file_hash=supervisor.versions[name].of(serving).file.sha256,
         replicas=[_replica(supervisor, replica, now) for replica in crew.all()],
         backlog=len(requests.backlog),
         in_flight=sum(len(replica.aboard) for replica in crew.all()),

@@ -131,5 +131,5 @@ def _reason(model: ModelConfig, status: ModelStatus | None) -> str:
     if status is None:
         return "the supervisor does not serve it"
     if status.file_hash != model.file.sha256:
-        return "the web side and the supervisor hold different versions of its model file; restart the older one"
+        return "the web side and its replicas hold different versions of its model file; restart or reload the older"
     return "" if status.ready else status.reason or "no replica is usable yet"
