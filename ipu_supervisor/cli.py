@@ -5,7 +5,7 @@ import os
 import pathlib
 import sys
 import time
-from typing import Dict, List, Optional, Sequence
+from typing import Dict, List, Mapping, Optional, Sequence
 
 import zmq
 import zmq.auth
@@ -28,15 +28,37 @@ def main(arguments: Optional[Sequence[str]] = None) -> int:
     given = _parser().parse_args(arguments)
     try:
         environ = config.environment()
-        settings = config.from_env(environ)
-        if given.command in ("run", "check-config"):
-            settings = devices.check(settings, environ)
+        settings = _needed(given.command, environ)
     except config.ConfigError as error:
         for fault in error.faults:
             print("error: " + fault, file=sys.stderr)
         return error.exit_code
     given.environ = environ
     return int(COMMANDS[given.command](settings, given))
+
+
+def _needed(command: str, environ: Mapping[str, str]) -> config.Config:
+    """Return what a command must know of the settings. Raises `ConfigError` for what is wrong with that."""
+    if command in ("run", "check-config"):
+        return _served(environ)
+    if command == "keys":
+        return config.Config(())
+    return config.whereabouts(environ, config.CLIENT_KEYS if command in ("status", "top") else ())
+
+
+def _served(environ: Mapping[str, str]) -> config.Config:
+    """Return the settings and the devices that there are. Raises `ConfigError` that names the faults of both."""
+    try:
+        return devices.check(config.from_env(environ, config.SUPERVISOR_KEYS), environ)
+    except config.ConfigError as error:
+        if error.known is None:
+            raise
+        wrong, known = error, error.known
+    try:
+        devices.check(known, environ)
+    except config.ConfigError as lacking:
+        raise config.ConfigError(wrong.faults + lacking.faults, wrong.exit_code) from None
+    raise wrong
 
 
 def run(settings: config.Config, given: argparse.Namespace) -> int:

@@ -7,8 +7,9 @@ import dataclasses
 import json
 import os
 import pathlib
+import re
 from dataclasses import dataclass, field
-from typing import Any, Collection, Dict, List, Mapping, Optional, Sequence, Tuple, Union
+from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
 
 import dotenv
 from marshmallow import Schema, ValidationError, fields
@@ -22,16 +23,26 @@ from ipu_supervisor.schemas import DEFAULT_ENDPOINT, EntrySchema, EnvironmentSch
 EXIT_CONFIG, EXIT_MODEL_FILE, EXIT_DEVICES = 78, 65, 69
 #: Longest path of a Unix socket, bytes (sun_path of Linux less its end mark).
 MAX_SOCKET_PATH_BYTES = 107
+#: Largest port of TCP.
+MAX_PORT = 65_535
+#: What says where the supervisor is.
+WHEREABOUTS = ("SUPERVISOR_ENDPOINT", "SUPERVISOR_RUN_DIR", "SUPERVISOR_CURVE_KEYS")
+#: What a folder of CURVE keys holds for the supervisor, and for who asks it: the web side, or an operator.
+SUPERVISOR_KEYS, CLIENT_KEYS = ("supervisor.key_secret", "clients"), ("supervisor.key", "service.key_secret")
 
 
 class ConfigError(ValueError):
-    """Settings that stop the start; `faults` names all of them, `exit_code` tells their kind."""
+    """Settings that stop the start; `faults` names all of them, `exit_code` tells their kind.
 
-    def __init__(self, faults: List[str], exit_code: int = EXIT_CONFIG) -> None:
+    `known`: the settings without what is wrong with them, if that is enough to look for devices.
+    """
+
+    def __init__(self, faults: List[str], exit_code: int = EXIT_CONFIG, known: Optional["Config"] = None) -> None:
         """Store every fault, one sentence each."""
         super().__init__("\n".join(faults))
         self.faults = faults
         self.exit_code = exit_code
+        self.known = known
 
 
 @dataclass(frozen=True)
@@ -58,8 +69,10 @@ class ModelConfig:
     options: Dict[str, Any] = field(default_factory=dict)
     #: Lengths and beams that a compiled engine is built for, from the model file and its options.
     shapes: Dict[str, int] = field(default_factory=dict)
-    #: The entry as it was given.
-    entry: Mapping[str, Any] = field(default_factory=dict)
+
+    def with_file(self, file: catalog.ModelFile) -> "ModelConfig":
+        """Return the same entry for another version of its model file."""
+        return dataclasses.replace(self, file=file)
 
 
 @dataclass(frozen=True)
@@ -85,18 +98,24 @@ def environment(dotenv_path: str = ".env") -> Dict[str, str]:
     return {**defaults, **os.environ}
 
 
-def from_env(environ: Mapping[str, str]) -> Config:
-    """Return the settings in `environ`. Raises `ConfigError` that names every fault at once."""
+def whereabouts(environ: Mapping[str, str], keys: Sequence[str] = CLIENT_KEYS) -> Config:
+    """Return only where the supervisor is, whatever else has come to be wrong. Raises `ConfigError`."""
+    return from_env({"SERVER_MODELS": "[]", **{name: environ[name] for name in WHEREABOUTS if name in environ}}, keys)
+
+
+def from_env(environ: Mapping[str, str], keys: Sequence[str] = CLIENT_KEYS) -> Config:
+    """Return the settings in `environ`; `keys`: which CURVE keys are needed, where any are.
+
+    Raises `ConfigError` that names every fault at once.
+    """
     faults: List[str] = []
     values = checked(EnvironmentSchema(), {name: value for name, value in environ.items() if value != ""}, faults)
     models_path = tuple(pathlib.Path(part) for part in values["MODELS_PATH"].split(":") if part)
     faults += ["MODELS_PATH: no such folder: {}".format(path) for path in models_path if not path.is_dir()]
     run_dir, socket_faults = _run_dir(values)
-    bad_settings = faults + socket_faults
+    bad_settings = faults + socket_faults + _key_faults(values, keys)
     models, bad_files = _models(values["SERVER_MODELS"], models_path, bad_settings)
-    if bad_settings or bad_files:
-        raise ConfigError(bad_settings + bad_files, EXIT_CONFIG if bad_settings else EXIT_MODEL_FILE)
-    return Config(
+    settings = Config(
         models=tuple(models),
         endpoint=values["SUPERVISOR_ENDPOINT"],
         run_dir=run_dir,
@@ -108,19 +127,10 @@ def from_env(environ: Mapping[str, str]) -> Config:
         log_level=values["LOG_LEVEL"],
         log_format=values["LOG_FORMAT"],
     )
-
-
-def reread(config: Config, names: Collection[str]) -> Config:
-    """Return the settings with the entries of the models `names` made anew, from their files as they are now.
-
-    Raises `ConfigError` that names every fault.
-    """
-    bad_settings: List[str] = []
-    entries = [model.entry if model.name in names else model for model in config.models]
-    models, bad_files = _entries(entries, config.models_path, bad_settings)
     if bad_settings or bad_files:
-        raise ConfigError(bad_settings + bad_files)
-    return dataclasses.replace(config, models=tuple(models))
+        known = None if any(fault.startswith("SUPERVISOR_IPUS") for fault in faults) else settings
+        raise ConfigError(bad_settings + bad_files, EXIT_CONFIG if bad_settings else EXIT_MODEL_FILE, known)
+    return settings
 
 
 def checked(schema: Schema, values: Mapping[str, Any], faults: List[str], prefix: str = "") -> Dict[str, Any]:
@@ -153,7 +163,9 @@ def _run_dir(values: Mapping[str, Any]) -> Tuple[pathlib.Path, List[str]]:
         if len(os.fsencode(place)) > MAX_SOCKET_PATH_BYTES:
             return folder, ["SUPERVISOR_ENDPOINT: a socket's path has at most {} bytes".format(MAX_SOCKET_PATH_BYTES)]
         return folder, []
-    host = place.rpartition(":")[0]
+    host, _, port = place.rpartition(":")
+    if not (re.fullmatch("[0-9]{1,5}", port) and 0 < int(port) <= MAX_PORT):
+        return pathlib.Path(".run"), ["SUPERVISOR_ENDPOINT: tcp:// needs a port from 1 to {}".format(MAX_PORT)]
     if host in ("*", "0.0.0.0", "[::]"):
         return pathlib.Path(".run"), ["SUPERVISOR_ENDPOINT: name one address, not every interface ({})".format(host)]
     if not values["SUPERVISOR_CURVE_KEYS"] and host not in ("127.0.0.1", "localhost", "[::1]"):
@@ -161,39 +173,38 @@ def _run_dir(values: Mapping[str, Any]) -> Tuple[pathlib.Path, List[str]]:
     return pathlib.Path(values["SUPERVISOR_RUN_DIR"] or ".run"), []
 
 
+def _key_faults(values: Mapping[str, Any], needed: Sequence[str]) -> List[str]:
+    """Return what lacks in the folder of CURVE keys; on `ipc://` nobody looks there."""
+    folder = values["SUPERVISOR_CURVE_KEYS"]
+    if not folder or not values["SUPERVISOR_ENDPOINT"].startswith("tcp://"):
+        return []
+    lacking = [name for name in needed if not os.access(os.path.join(folder, name), os.R_OK)]
+    text = "SUPERVISOR_CURVE_KEYS: cannot read {} in {}; `python -m ipu_supervisor keys FOLDER` makes keys"
+    return [text.format(" and ".join(lacking), folder)] if lacking else []
+
+
 def _models(
     text: str, folders: Tuple[pathlib.Path, ...], bad_settings: List[str]
 ) -> Tuple[List[ModelConfig], List[str]]:
-    """Return the models of `SERVER_MODELS` and the faults in their files; other faults are added to `bad_settings`."""
+    """Return the sound models of `SERVER_MODELS` and the faults in files; other faults are added to `bad_settings`."""
     try:
         entries = json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         bad_settings.append("SERVER_MODELS: not JSON: {}".format(error))
         return [], []
     if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
         bad_settings.append("SERVER_MODELS: must be a JSON list of objects")
         return [], []
-    return _entries(entries, folders, bad_settings)
-
-
-def _entries(
-    entries: Sequence[Union[Mapping[str, Any], ModelConfig]],
-    folders: Tuple[pathlib.Path, ...],
-    bad_settings: List[str],
-) -> Tuple[List[ModelConfig], List[str]]:
-    """Return the models of some entries (one that is complete stays) and the faults in their files, as `_models`."""
     bad_files: List[str] = []
-    models = [
-        model
-        for number, entry in enumerate(entries)
-        for model in (
-            [entry]
-            if isinstance(entry, ModelConfig)
-            else _model("SERVER_MODELS[{}].".format(number), entry, folders, bad_settings, bad_files)
-        )
-    ]
+    models: List[ModelConfig] = []
+    sound: List[ModelConfig] = []
+    for number, entry in enumerate(entries):
+        before = len(bad_settings)
+        found = _model("SERVER_MODELS[{}].".format(number), entry, folders, bad_settings, bad_files)
+        models += found
+        sound += found if len(bad_settings) == before else []
     bad_settings += ["SERVER_MODELS: " + fault for fault in _doubled(models)]
-    return models, bad_files
+    return sound, bad_files
 
 
 def _model(
@@ -219,7 +230,7 @@ def _model(
         values["max_client_batch_size"] = min(values["max_client_batch_size"], values["max_backlog"])
     if values["max_client_batch_size"] > values["max_backlog"]:
         bad_settings.append(prefix + "max_client_batch_size: more than max_backlog, so such a batch could never enter")
-    model = _complete(file, pipeline, {**values, "entry": entry})
+    model = _complete(file, pipeline, values)
     bad_settings += [prefix + fault for fault in _device_faults(model, entry)]
     return [model]
 

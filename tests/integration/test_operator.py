@@ -55,3 +55,18 @@ def test_two_of_the_files_are_enough_for_who_asks(spawn, short_dir, keys, wait_u
     wait_until(daemon.ready)
     daemon.env["SUPERVISOR_CURVE_KEYS"] = str(short_dir / "web")
     assert daemon.command("status").returncode == 0
+
+
+def test_an_operator_can_act_while_a_model_file_and_the_settings_are_broken(spawn, short_dir, wait_until):
+    path = short_dir / "mine.py"
+    path.write_text("class Pipeline:\n    def __call__(self, inputs):\n        return inputs\n", encoding="utf-8")
+    daemon = Daemon(spawn, short_dir, [{"model": "mine"}], MODELS_PATH=str(short_dir)).start()
+    wait_until(daemon.ready)
+    path.write_text("class Pipeline(:\n", encoding="utf-8")
+    daemon.env["LOG_LEVEL"] = "LOUD"
+    assert b"mine" in daemon.command("status").stdout
+    assert daemon.command("scale", "mine", "2").returncode == 0
+    assert daemon.command("drain").returncode == 0
+    assert daemon.model().reason == "draining"
+    refused = daemon.command("run")
+    assert (refused.returncode, b"mine.py" in refused.stderr, b"LOG_LEVEL" in refused.stderr) == (78, True, True)
