@@ -5,7 +5,6 @@ Every test begins with everything ready, whatever the test before it did.
 
 import itertools
 import json
-import pathlib
 import ssl
 import subprocess
 import time
@@ -14,21 +13,16 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from ipu_supervisor.schemas import EnvironmentSchema
-from service.settings import WebEnvironmentSchema
 from tests.conftest import wait_until
 from tests.deploy.compose_stack import READY_LIMIT_S, SECRET, Stack, make_certificate, patiently
 from tests.deploy.engine import CommandFailed, Engine
-from tests.deploy.vm import ROOT, clone
+from tests.deploy.vm import clone
 from tests.integration.harness import Load
 
 QUESTION = {"context": "My name is Clara and I live in Berkeley.", "question": "Where do I live?"}
 #: Most that the service image may weigh above its base, bytes.
 SERVICE_BYTES = 200_000_000
 SERVICES = ("service", "supervisor", "nginx")
-#: Settings that the containers fix otherwise, and those that only the supervisor reads.
-NOT_IN_CONTAINERS = {"SUPERVISOR_RUN_DIR", "SUPERVISOR_CURVE_KEYS"}
-ONLY_SUPERVISOR = {"SUPERVISOR_IPUS", "POPTORCH_CACHE_DIR", "POPTORCH_LOG_LEVEL"}
 
 
 @pytest.fixture(scope="module")
@@ -101,15 +95,6 @@ def test_what_a_client_says_of_itself_is_not_believed(stack):
 
 def test_the_web_half_behind_nginx_has_no_port_of_its_own(stack):
     assert stack.inspect("service", "{{json .NetworkSettings.Ports}}") == '{"8100/tcp":null}'
-
-
-def test_without_nginx_the_port_is_open_to_this_machine_only(stack):
-    plain = json.loads(
-        stack.engine.docker("compose", "-f", "compose.yaml", "config", "--format", "json", cwd=stack.tree)
-    )
-    assert [(port["host_ip"], port["published"]) for port in plain["services"]["service"]["ports"]] == [
-        ("127.0.0.1", "8100")
-    ]
 
 
 # ---- deaths and stops ------------------------------------------------------------------------------------------------
@@ -293,22 +278,3 @@ def test_a_container_has_no_privilege_and_cannot_write(stack, service, user):
         with pytest.raises(CommandFailed, match=r"Read-only file system|No such file"):
             stack.execute(service, "touch", place)
     stack.execute(service, "touch", "/tmp/x")
-
-
-# ---- the files themselves --------------------------------------------------------------------------------------------
-
-
-def test_the_root_has_the_compose_file_of_the_deployment():
-    assert (ROOT / "compose.yaml").readlink() == pathlib.Path("deploy/compose.yaml")
-
-
-def test_no_certificate_is_in_the_repository():
-    assert not [path for ending in ("pem", "key", "crt") for path in (ROOT / "deploy").rglob(f"*.{ending}")]
-
-
-def test_every_setting_reaches_the_containers_that_read_it(stack):
-    files = ("-f", "compose.yaml", "-f", "deploy/compose.ipu.yaml")
-    told = json.loads(stack.engine.docker("compose", *files, "config", "--format", "json", cwd=stack.tree))["services"]
-    shared, web = (set(schema().fields) - NOT_IN_CONTAINERS for schema in (EnvironmentSchema, WebEnvironmentSchema))
-    assert shared <= set(told["supervisor"]["environment"])
-    assert (shared | web) - ONLY_SUPERVISOR <= set(told["service"]["environment"])
