@@ -9,7 +9,7 @@ import os
 import pathlib
 import re
 from dataclasses import dataclass, field
-from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
+from typing import Any, Collection, Dict, List, Mapping, Optional, Sequence, Tuple, Union
 
 import dotenv
 from marshmallow import Schema, ValidationError, fields
@@ -69,10 +69,8 @@ class ModelConfig:
     options: Dict[str, Any] = field(default_factory=dict)
     #: Lengths and beams that a compiled engine is built for, from the model file and its options.
     shapes: Dict[str, int] = field(default_factory=dict)
-
-    def with_file(self, file: catalog.ModelFile) -> "ModelConfig":
-        """Return the same entry for another version of its model file."""
-        return dataclasses.replace(self, file=file)
+    #: The entry as it was given.
+    entry: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -131,6 +129,19 @@ def from_env(environ: Mapping[str, str], keys: Sequence[str] = CLIENT_KEYS) -> C
         known = None if any(fault.startswith("SUPERVISOR_IPUS") for fault in faults) else settings
         raise ConfigError(bad_settings + bad_files, EXIT_CONFIG if bad_settings else EXIT_MODEL_FILE, known)
     return settings
+
+
+def reread(config: Config, names: Collection[str]) -> Config:
+    """Return the settings with the entries of the models `names` made anew, from their files as they are now.
+
+    Raises `ConfigError` that names every fault.
+    """
+    bad_settings: List[str] = []
+    entries = [model.entry if model.name in names else model for model in config.models]
+    models, bad_files = _entries(entries, config.models_path, bad_settings)
+    if bad_settings or bad_files:
+        raise ConfigError(bad_settings + bad_files)
+    return dataclasses.replace(config, models=tuple(models))
 
 
 def checked(schema: Schema, values: Mapping[str, Any], faults: List[str], prefix: str = "") -> Dict[str, Any]:
@@ -195,12 +206,22 @@ def _models(
     if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
         bad_settings.append("SERVER_MODELS: must be a JSON list of objects")
         return [], []
+    return _entries(entries, folders, bad_settings)
+
+
+def _entries(
+    entries: Sequence[Union[Mapping[str, Any], ModelConfig]],
+    folders: Tuple[pathlib.Path, ...],
+    bad_settings: List[str],
+) -> Tuple[List[ModelConfig], List[str]]:
+    """Return the sound models of some entries (one that is complete stays) and faults in files, as `_models`."""
     bad_files: List[str] = []
     models: List[ModelConfig] = []
     sound: List[ModelConfig] = []
     for number, entry in enumerate(entries):
         before = len(bad_settings)
-        found = _model("SERVER_MODELS[{}].".format(number), entry, folders, bad_settings, bad_files)
+        prefix = "SERVER_MODELS[{}].".format(number)
+        found = [entry] if isinstance(entry, ModelConfig) else _model(prefix, entry, folders, bad_settings, bad_files)
         models += found
         sound += found if len(bad_settings) == before else []
     bad_settings += ["SERVER_MODELS: " + fault for fault in _doubled(models)]
@@ -230,7 +251,7 @@ def _model(
         values["max_client_batch_size"] = min(values["max_client_batch_size"], values["max_backlog"])
     if values["max_client_batch_size"] > values["max_backlog"]:
         bad_settings.append(prefix + "max_client_batch_size: more than max_backlog, so such a batch could never enter")
-    model = _complete(file, pipeline, values)
+    model = _complete(file, pipeline, {**values, "entry": entry})
     bad_settings += [prefix + fault for fault in _device_faults(model, entry)]
     return [model]
 
