@@ -21,8 +21,9 @@ mkdir -p /etc/sudoers.d /etc/systemd/system
 for folder in /etc/sudoers.d /etc/systemd/system; do mount -t tmpfs none "$folder"; done
 cd "$SYSTEMD"
 """
-#: Programs of which a scenario sees only that they went well.
-NOTED = ("systemctl", "systemd-sysusers", "visudo", "userdel", "groupdel")
+#: Programs that are only noted, with their arguments, in the file NOTED; the one that FAILS names goes wrong.
+PROGRAMS = ("systemctl", "systemd-sysusers", "visudo", "userdel", "groupdel")
+NOTING = '#!/bin/sh\necho "${0##*/} $*" >>"$NOTED"\n[ "${0##*/}" != "${FAILS:-}" ]\n'
 RULE = "ALL=(root) NOPASSWD: /usr/local/sbin/model-server"
 
 
@@ -35,11 +36,13 @@ def host(tmp_path):
     shutil.copytree(ROOT / "deploy", tmp_path / "deploy")
     for name in ("scratch", "bin"):
         (tmp_path / name).mkdir()
-    for name in NOTED:
-        (tmp_path / "bin" / name).symlink_to("/bin/true")
+    for name in PROGRAMS:
+        (tmp_path / "bin" / name).write_text(NOTING, encoding="ascii")
+        (tmp_path / "bin" / name).chmod(0o755)
     environ = {
         "PATH": f"{tmp_path}/bin:{os.environ['PATH']}",
         "SCRATCH": str(tmp_path / "scratch"),
+        "NOTED": str(tmp_path / "noted"),
         "SYSTEMD": str(tmp_path / "deploy/systemd"),
     }
 
@@ -100,3 +103,73 @@ def test_purge_leaves_nothing_where_nothing_else_lies(host):
         "<(find /etc /opt /usr/local /var/cache)"
     )
     assert code == 0, said
+
+
+def test_what_is_not_understood_is_refused_and_changes_nothing(host):
+    code, said = host(
+        "find /etc/systemd /usr/local /opt >$SCRATCH/before\n"
+        'try() { "$@" 2>&1 && echo taken; }\n'
+        "try ./install.sh --devise cuda || try ./install.sh --device || try ./install.sh --device gpu ||\n"
+        "    try ./install.sh --deploy-user nobody-of-that-name || try ./uninstall.sh --all ||\n"
+        "    try ./uninstall.sh --purge now || echo\n"
+        "(id() { echo 1000; }; export -f id; try ./install.sh || try ./uninstall.sh || true)\n"
+        "rmdir /run/systemd/system; try ./install.sh || true\n"
+        "find /etc/systemd /usr/local /opt | diff $SCRATCH/before -"
+    )
+    assert code == 0, said
+    assert [line for line in said.splitlines() if not line.startswith("id: ")] == [
+        "install.sh: unknown argument --devise",
+        "install.sh: --device needs a value",
+        "install.sh: --device is cuda or ipu",
+        "install.sh: there is no user nobody-of-that-name",
+        *["usage: uninstall.sh [--purge]"] * 2,
+        "",
+        "install.sh: needs root",
+        "uninstall.sh: needs root",
+        "install.sh: this host does not run systemd",
+    ]
+
+
+def test_a_rule_that_sudo_would_not_take_is_not_installed(host):
+    code, said = host("FAILS=visudo ./install.sh --deploy-user daemon || ls /etc/sudoers.d")
+    assert (code, said) == (0, "install.sh: sudo would not take a rule for daemon\n")
+
+
+def test_a_second_installation_keeps_the_settings_and_notes_no_file_twice_whatever_the_umask(host):
+    code, said = host(
+        "umask 077; ./install.sh >/dev/null; cat $NOTED; echo A=1 >/etc/model-server/env; ./install.sh >/dev/null\n"
+        "cat /etc/model-server/env; cd /usr/local/lib/model-server; sort manifest | uniq -d\n"
+        "stat -c '%a %n' /etc/model-server/env . manifest uninstall.sh deploy/host deploy/host/cli.py"
+    )
+    assert code == 0, said
+    sysusers, reload, *rest = said.splitlines()
+    assert (sysusers.split()[0], reload) == ("systemd-sysusers", "systemctl daemon-reload")
+    modes = ["600 /etc/model-server/env", "755 .", "644 manifest", "755 uninstall.sh", "755 deploy/host"]
+    assert rest == ["A=1", *modes, "644 deploy/host/cli.py"]
+
+
+def test_uninstall_stops_everything_first_and_leaves_what_is_not_ours(host):
+    code, said = host(
+        "ours=/etc/systemd/system/model-server; ./install.sh --device cuda >/dev/null; rm $NOTED\n"
+        "mkdir $ours-http.socket.d /opt/model-server/releases; touch $ours-http.socket.d/listen.conf\n"
+        "touch $ours-supervisor.service.d/mine.conf /usr/local/lib/model-server/mine /opt/model-server/mine\n"
+        "./uninstall.sh >/dev/null; cat $NOTED\n"
+        "find /etc/model-server $ours* /usr/local/lib/model-server /opt/model-server"
+    )
+    assert code == 0, said
+    stopped = "model-server.target model-server-supervisor.service model-server-http.socket model-server-web@*"
+    assert said.splitlines() == [
+        "systemctl cat model-server.target",
+        "systemctl disable --quiet model-server.target",
+        f"systemctl stop {stopped}",
+        "systemctl daemon-reload",
+        "systemctl reset-failed model-server*",
+        *("/etc/model-server", "/etc/model-server/env"),
+        *(f"/etc/systemd/system/model-server-supervisor.service.d{file}" for file in ("", "/mine.conf")),
+        *(
+            "/usr/local/lib/model-server",
+            "/usr/local/lib/model-server/mine",
+            "/opt/model-server",
+            "/opt/model-server/mine",
+        ),
+    ]
