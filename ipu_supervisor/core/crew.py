@@ -292,7 +292,7 @@ class Crew:
         if not self.room_for_both and older and len(current) + len(older) >= self.wanted and usable == len(current):
             kept = min(kept, self.wanted - len(current) - 1)
         for members in (current, older):
-            members.sort(key=lambda replica: replica.state in USABLE, reverse=True)
+            members.sort(key=lambda replica: (replica.state is State.FAILED, replica.state not in USABLE))
         return older[max(0, kept) :] + current[self.wanted :]
 
     def _fill(self, now: float) -> None:

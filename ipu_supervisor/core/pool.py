@@ -210,7 +210,7 @@ class Pool:
             actions += self.crew.stop(replica, now, replica.reason) + self._abandon(replica, now)
         actions += self.crew.reconcile(now)
         if not self.crew.hopeful():
-            actions += self.requests.abandon(HOPELESS)
+            actions += self.requests.abandon(HOPELESS, aboard=False)
         return actions + self._dispatch(now)
 
     def wake_at(self) -> Optional[float]:

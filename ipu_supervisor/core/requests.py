@@ -5,6 +5,7 @@ Knows calls, computations and the backlog; of replicas only that computations we
 
 import collections
 import hashlib
+import itertools
 from typing import Counter, Dict, List, Sequence
 
 from ipu_supervisor.core.actions import Action, Answer, Note
@@ -14,8 +15,11 @@ from ipu_supervisor.core.batching import WINDOW, Cost, choose
 from ipu_supervisor.core.calls import Calls, Pending
 from ipu_supervisor.core.quarantine import Quarantine
 from ipu_supervisor.protocol.errors import ErrorCode
-from ipu_supervisor.protocol.messages import Call, Failure, Identity, Outcome, Reply, Timing
+from ipu_supervisor.protocol.messages import MAX_MESSAGE_BYTES, Call, Failure, Identity, Outcome, Reply, Timing
 
+#: Most bytes of the items of a batch of more than one. A larger message would cut its replica off for good (chosen: a
+#: half; the rest is for what a message holds beside its items).
+MOST_BYTES = MAX_MESSAGE_BYTES // 2
 POISON = Failure(ErrorCode.POISON, "This input killed the model process twice; it is refused for ten minutes.")
 EXPIRED = Failure(ErrorCode.DEADLINE_EXCEEDED, "No answer within the request's time limit.")
 DIED = Failure(ErrorCode.REPLICA_DIED, "The model process died, and no time was left to run the request again.")
@@ -119,13 +123,18 @@ class Requests:
                 actions += self._settle([waiter], Outcome(failure=failure), Timing(), self.identity)
         return actions
 
-    def abandon(self, failure: Failure) -> List[Action]:
-        """Answer every open item with one failure: the model is gone."""
+    def abandon(self, failure: Failure, aboard: bool = True) -> List[Action]:
+        """Answer every open item with one failure: the model is gone.
+
+        `aboard`: also what a replica that drains still computes.
+        """
         actions: List[Action] = []
         for call_id in self.calls.ids():
             for waiter, key in list(self.calls.open_items(call_id)):
-                self._leave(waiter, key)
-                actions += self._settle([waiter], Outcome(failure=failure), Timing(), self.identity)
+                computation = self._shared.get(self._name(waiter, key))
+                if aboard or computation is None or not computation.in_flight:
+                    self._leave(waiter, key)
+                    actions += self._settle([waiter], Outcome(failure=failure), Timing(), self.identity)
         return actions
 
     def _leave(self, waiter: Waiter, key: bytes) -> bool:
@@ -147,7 +156,7 @@ class Requests:
     def next_batch(self, now: float) -> List[Computation]:
         """Take the next batch out of the backlog."""
         window = 1 if self._cost.max_batch == 1 else WINDOW * self._cost.max_batch
-        batch = choose(self.backlog.head(window), self._cost, now)
+        batch = _of_bytes(choose(self.backlog.head(window), self._cost, now))
         for computation in batch:
             self.backlog.remove(computation)
             computation.dispatched = now
@@ -182,20 +191,24 @@ class Requests:
 
     def lost(self, batch: List[Computation], now: float) -> List[Action]:
         """Run again, alone, what was aboard a replica that died; refuse what killed twice."""
-        actions: List[Action] = []
-        innocent: List[Computation] = []
         poison = {key for key in {computation.key for computation in batch} if self.quarantine.died(key, now)}
-        for computation in batch:
-            if computation.key not in poison:
-                innocent.append(computation)
-                continue
-            self.counts["poison"] += 1
+        self.returned([computation for computation in batch if computation.key not in poison])
+        guilty = [computation for computation in batch if computation.key in poison]
+        for computation in guilty:
             self._land(computation)
-            fields = {"model": self.identity.model, "key": computation.key.hex(), "request_id": computation.request_id}
-            actions.append(Note("poison", fields))
-            actions += self._settle(list(computation.waiters), Outcome(failure=POISON), Timing(), self.identity)
-        self.returned(innocent)
-        return actions
+        # A model that is not deterministic has each equal item wait by itself.
+        for computation in [computation for computation in self.backlog if computation.key in poison]:
+            self.backlog.remove(computation)
+            self._unindex(computation)
+            guilty.append(computation)
+        return [action for computation in guilty for action in self._refuse_poison(computation)]
+
+    def _refuse_poison(self, computation: Computation) -> List[Action]:
+        """Tell those who wait for a computation that killed twice, or equals one that did."""
+        self.counts["poison"] += 1
+        fields = {"model": self.identity.model, "key": computation.key.hex(), "request_id": computation.request_id}
+        waiters = list(computation.waiters)
+        return [Note("poison", fields), *self._settle(waiters, Outcome(failure=POISON), Timing(), self.identity)]
 
     def returned(self, batch: List[Computation]) -> None:
         """Run again, alone, what was aboard a replica that ended; nothing is held against it."""
@@ -233,6 +246,12 @@ class Requests:
     def _name(self, waiter: Waiter, key: bytes) -> bytes:
         """Return under what the computation for an item is found; a model that is not deterministic shares none."""
         return key if self._deterministic else waiter.call_id + waiter.position.to_bytes(4, "big")
+
+
+def _of_bytes(batch: List[Computation]) -> List[Computation]:
+    """Return as much of the beginning of a batch as one message can carry, and one item at least."""
+    totals = itertools.accumulate(len(memoryview(computation.item)) for computation in batch)
+    return [computation for computation, total in zip(batch, totals) if total <= MOST_BYTES] or batch[:1]
 
 
 def _timing(computation: Computation, inference_ms: float, now: float) -> Timing:

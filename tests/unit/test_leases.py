@@ -112,6 +112,26 @@ def test_one_that_is_stopped_in_line_keeps_nobody_waiting():
     assert history.state("m-3.1") is State.COMPILING
 
 
+def test_a_replica_waits_for_its_turn_to_compile_as_long_as_others_compile():
+    history = History(load_limit_s=50.0)
+    history.gate.asks("someone else")
+    history.gate.next()
+    load(history, "m-1.1")
+    history.pass_time(10_000)
+    assert history.states() == ["WAITING_TO_COMPILE"]
+    history.gate.leaves("someone else")
+    history.grant()
+    assert history.states() == ["COMPILING"]
+
+
+def test_a_replica_that_takes_no_turns_is_ready_while_others_compile():
+    history = History(in_turn=False)
+    history.gate.asks("someone else")
+    history.gate.next()
+    assert history.boot_all().states() == ["READY"]
+    assert history.did(actions.WantCompile) == []
+
+
 def test_the_gate_serves_all_models_one_at_a_time():
     gate = CompileGate()
     gate.asks("a-1.1")

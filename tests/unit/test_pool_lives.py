@@ -6,7 +6,7 @@ from ipu_supervisor.core import actions
 from ipu_supervisor.core.crew import START_LIMIT_S
 from ipu_supervisor.core.replica import State
 from ipu_supervisor.protocol.errors import ErrorCode
-from ipu_supervisor.protocol.messages import CompileGranted, Hello, Identity, Loaded
+from ipu_supervisor.protocol.messages import CompileGranted, Hello, Identity, Loaded, Unable
 from tests.unit.histories import History
 
 LOADED = Loaded(Identity("m"))
@@ -68,27 +68,6 @@ def test_a_replica_that_is_ready_or_given_up_may_rest():
     history = ready()
     history.pass_time(10_000)
     assert history.states() == ["READY"]
-
-
-def test_a_replica_waits_for_its_turn_to_compile_as_long_as_others_compile():
-    history = History(load_limit_s=50.0)
-    history.gate.asks("someone else")
-    history.gate.next()
-    history.says("m-1.1", Hello(1))
-    history.says("m-1.1", LOADED)
-    history.pass_time(10_000)
-    assert history.states() == ["WAITING_TO_COMPILE"]
-    history.gate.leaves("someone else")
-    history.grant()
-    assert history.states() == ["COMPILING"]
-
-
-def test_a_replica_that_takes_no_turns_is_ready_while_others_compile():
-    history = History(in_turn=False)
-    history.gate.asks("someone else")
-    history.gate.next()
-    assert history.boot_all().states() == ["READY"]
-    assert history.did(actions.WantCompile) == []
 
 
 # ---- rolling change --------------------------------------------------------------------------------------------------
@@ -216,6 +195,21 @@ def test_a_reload_lets_go_of_a_replica_that_is_not_usable_before_one_that_is():
     assert history.state("m-1.2") is State.STOPPING
 
 
+@pytest.mark.parametrize("end", ["answer", "dies"])
+def test_what_is_aboard_a_draining_replica_is_answered_when_the_new_one_fails_for_good(end):
+    history = ready()
+    call = history.call("a")
+    reload(history)
+    history.boot("m-2.1")
+    history.says("m-2.1", Unable("no such checkpoint", final=True))
+    waits = history.call("b")
+    history.dies("m-2.1")
+    assert history.states() == ["DRAINING", "FAILED"]
+    assert (history.results(call), history.results(waits)) == ([], [ErrorCode.NOT_READY])
+    getattr(history, end)("m-1.1")
+    assert history.results(call) == (["a"] if end == "answer" else [ErrorCode.NOT_READY])
+
+
 def test_what_was_aboard_a_draining_replica_that_dies_is_run_by_the_new_one():
     history = ready()
     call = history.call("a")
@@ -262,6 +256,21 @@ def test_scaling_down_lets_go_of_what_failed_first():
     assert sorted(history.states()) == ["FAILED", "READY"]
     scale(history, 1)
     assert history.states() == ["READY"]
+
+
+def test_scaling_down_lets_go_of_what_failed_before_what_is_on_its_way():
+    history = History(replicas=2)
+    history.says("m-1.1", Unable("no such checkpoint", final=True))
+    history.dies("m-1.1")
+    for name in ("m-2.1", "m-2.2"):
+        history.dies(name)
+    assert history.states() == ["FAILED", "BACKOFF"]
+    call = history.call("a")
+    scale(history, 1)
+    history.pass_time(1)
+    history.boot_all()
+    history.answer()
+    assert history.results(call) == ["a"]
 
 
 def test_scaling_down_and_up_at_once_ends_with_the_wanted_number():

@@ -2,7 +2,7 @@
 
 import pytest
 
-from ipu_supervisor.core import actions
+from ipu_supervisor.core import actions, requests
 from ipu_supervisor.core.batching import filling
 from ipu_supervisor.core.replica import State
 from ipu_supervisor.protocol.errors import ErrorCode
@@ -75,6 +75,22 @@ def test_models_that_are_not_deterministic_compute_every_item():
     assert history.pool.requests.counts["computed"] == 3
 
 
+def test_equal_items_that_wait_by_themselves_are_refused_with_the_one_that_killed_twice():
+    history = ready(deterministic=False)
+    calls = [history.call("bad"), history.call("bad", "good"), history.call("bad")]
+    history.dies()
+    history.boot_all()
+    assert history.aboard() == {"m-1.2": ["bad"]}
+    history.dies()
+    assert [history.results(call) for call in calls] == [[ErrorCode.POISON], [], [ErrorCode.POISON]]
+    assert history.waiting() == ["good"]
+    history.pass_time(1)
+    history.boot_all()
+    history.answer()
+    assert history.results(calls[1]) == [ErrorCode.POISON, "good"]
+    assert history.pool.requests._shared == {}
+
+
 def test_a_cancelled_computation_that_is_aboard_can_be_joined_again():
     history = ready()
     history.cancel(history.call("a"))
@@ -87,6 +103,22 @@ def test_cancelling_an_unknown_call_does_nothing():
     history = ready()
     history.cancel(b"0" * 16)
     assert history.pool.requests.counts["cancelled"] == 0
+
+
+# ---- batches ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_batch_holds_no_more_bytes_than_one_message_carries_and_one_item_at_least(monkeypatch):
+    monkeypatch.setattr(requests, "MOST_BYTES", 100)
+    history = ready(cost=filling(8))
+    texts = ["warm", "a" * 200, "b" * 40, "c" * 40, "d" * 40]
+    calls = [history.call(text) for text in texts]
+    sent = []
+    while history.running:
+        sent += [[text[0] for text in batch] for batch in history.aboard().values()]
+        history.answer()
+    assert sent == [["w"], ["a"], ["b", "c"], ["d"]]
+    assert [history.results(call) for call in calls] == [[text] for text in texts]
 
 
 # ---- bad items -------------------------------------------------------------------------------------------------------
