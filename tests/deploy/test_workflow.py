@@ -3,6 +3,7 @@
 import os
 
 import pytest
+import yaml  # type: ignore[import-untyped]
 
 from tests.deploy.vm import ROOT, commit, git
 from tests.deploy.workflow import NotSupported, expand, holds, masked, run
@@ -61,6 +62,14 @@ def test_our_workflows_print_no_secret_and_leave_no_key_behind(tmp_path, name):
     assert "AAAABBBB" not in outcome.raw
     assert "CCCCDDDD" not in outcome.raw
     assert "left behind" not in outcome.raw
+
+
+def test_the_host_is_asked_what_it_says_also_when_a_deployment_takes_too_long():
+    """A job over its limit is cancelled, and then nothing has failed."""
+    job = yaml.safe_load((ROOT / ".github/workflows/deploy.yml").read_text(encoding="utf-8"))["jobs"]["deploy"]
+    *_, deploys, shows = job["steps"]
+    assert (deploys["run"], shows["if"]) == ("deploy/remote.sh deploy", "failure()")
+    assert deploys["timeout-minutes"] < job["timeout-minutes"]
 
 
 @pytest.mark.parametrize("inputs", [{}, {"environment": ""}, {"environment": "a", "other": "b"}])

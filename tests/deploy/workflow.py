@@ -64,7 +64,7 @@ def run(
 
 def _step(step: Mapping[str, Any], workspace: pathlib.Path, contexts: Any, outcome: Run, path: str) -> None:
     """Run one step if its condition holds."""
-    unknown = set(step) - {"name", "if", "uses", "with", "env", "run"}
+    unknown = set(step) - {"name", "if", "uses", "with", "env", "run", "timeout-minutes"}
     if unknown:
         raise NotSupported(f"in a step: {sorted(unknown)}")
     if not holds(step.get("if", "success()"), bool(outcome.failed)):

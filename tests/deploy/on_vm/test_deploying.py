@@ -16,7 +16,7 @@ from tests.integration.harness import Load
 def test_an_empty_host_serves_after_one_run_of_the_workflow(site):
     assert not site.first.failed, site.first.output
     assert "installed; settings are in /etc/model-server/env" in site.first.output
-    assert site.first.used == ["actions/checkout@3d3c42e5aac5ba805825da76410c181273ba90b1"]
+    assert [action.partition("@")[0] for action in site.first.used] == ["actions/checkout"]
 
 
 def test_a_deployment_prints_no_secret_and_leaves_no_key_behind(site):
