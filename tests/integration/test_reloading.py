@@ -10,6 +10,7 @@ import msgspec
 import pytest
 
 from ipu_supervisor.protocol.deadline import Deadline
+from ipu_supervisor.protocol.errors import ErrorCode
 from tests.integration.harness import PATIENCE_S, Daemon, alive, end, kill
 
 #: A file of the newer shape; what stands for `{}` follows the class's other attributes.
@@ -123,6 +124,21 @@ def test_an_older_file_that_fails_in_a_replica_leaves_the_one_before_serving(sta
     assert reload(daemon).returncode == 0
     wait_until(lambda: ask(daemon) == {"version": 3})
     assert daemon.model().file_hash == written
+
+
+def test_an_input_that_killed_the_old_version_is_tried_by_the_new(start, write, wait_until):
+    write("changing", "import os\n" + OLDER.format("os._exit(1) if inputs else 1"))
+    daemon = start("changing")
+
+    def failure():
+        (outcome,) = daemon.client.call("changing", [{"bad": 1}], [1], Deadline.after(PATIENCE_S)).outcomes
+        return outcome.failure and outcome.failure.code
+
+    assert failure() is ErrorCode.POISON
+    write("changing", OLDER.format(2))
+    assert reload(daemon).returncode == 0
+    wait_until(lambda: ask(daemon) == {"version": 2})
+    assert failure() is None
 
 
 def test_hangup_replaces_nothing_while_any_file_is_refused_and_the_log_names_each(start, write, wait_until):
