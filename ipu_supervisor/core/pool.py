@@ -70,8 +70,10 @@ class Pool:
         return self.crew.ready_in_s(now) + self.requests.expected_wait_s(self.crew.usable())
 
     def _dispatch(self, now: float) -> List[Action]:
-        """Give every idle replica a batch while anything waits that somebody still waits for."""
+        """Give every idle replica a batch while anything waits that somebody still waits for; nothing waits in vain."""
         actions = self.requests.expire(now)
+        if len(self.requests.backlog) and not self.crew.hopeful():
+            actions += self.requests.abandon(HOPELESS, aboard=False)
         while len(self.requests.backlog):
             replica = self.crew.idle()
             if replica is None:
@@ -209,8 +211,6 @@ class Pool:
                 self._give_back(replica)
             actions += self.crew.stop(replica, now, replica.reason) + self._abandon(replica, now)
         actions += self.crew.reconcile(now)
-        if not self.crew.hopeful():
-            actions += self.requests.abandon(HOPELESS, aboard=False)
         return actions + self._dispatch(now)
 
     def wake_at(self) -> Optional[float]:

@@ -215,6 +215,10 @@ class PoolMachine(RuleBasedStateMachine):
         assert pool.crew.idle() is None or not len(pool.requests.backlog)
 
     @invariant()
+    def nobody_waits_for_a_model_that_failed(self):
+        assert self.history.pool.crew.hopeful() or not len(self.history.pool.requests.backlog)
+
+    @invariant()
     def the_books_are_right(self):
         pool, requests = self.history.pool, self.history.pool.requests
         waiting = list(requests.backlog)

@@ -6,7 +6,7 @@ from ipu_supervisor.core import actions, requests
 from ipu_supervisor.core.batching import filling
 from ipu_supervisor.core.replica import State
 from ipu_supervisor.protocol.errors import ErrorCode
-from ipu_supervisor.protocol.messages import BatchDone, Outcome
+from ipu_supervisor.protocol.messages import BatchDone, Outcome, Unable
 from tests.unit.histories import History
 
 
@@ -140,6 +140,16 @@ def test_a_batch_that_raises_is_run_singly_and_only_the_culprit_fails():
         assert history.aboard() == {"m-1.1": [text]}
         history.raises() if text == "b" else history.answer()
     assert [history.results(call) for call in calls] == [["a"], [ErrorCode.MODEL_ERROR], ["c"]]
+
+
+def test_a_batch_that_raises_on_a_draining_replica_is_not_run_again_when_the_new_one_failed_for_good():
+    history, calls = batch_of_three()
+    history.perform(history.pool.reload(history.now))
+    history.boot("m-2.1")
+    history.says("m-2.1", Unable("no such checkpoint", final=True))
+    history.dies("m-2.1")
+    history.raises("m-1.1")
+    assert [history.results(call) for call in calls] == [[ErrorCode.NOT_READY]] * 3
 
 
 def test_items_of_a_batch_that_raised_do_not_mix_with_new_ones():
