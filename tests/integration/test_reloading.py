@@ -119,7 +119,7 @@ def test_an_older_file_that_fails_in_a_replica_leaves_the_one_before_serving(sta
         model = daemon.model()
         assert (model.ready, model.file_hash, ask(daemon)) == (True, before, {"version": 1})
         end(first, wait_until)
-        wait_until(lambda: daemon.ready() and first not in daemon.pids())
+        wait_until(lambda: first not in daemon.pids() and daemon.ready())
     written = write("changing", OLDER.format(3))
     assert reload(daemon).returncode == 0
     wait_until(lambda: ask(daemon) == {"version": 3})
