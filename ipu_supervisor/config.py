@@ -29,6 +29,12 @@ MAX_PORT = 65_535
 WHEREABOUTS = ("SUPERVISOR_ENDPOINT", "SUPERVISOR_RUN_DIR", "SUPERVISOR_CURVE_KEYS")
 #: What a folder of CURVE keys holds for the supervisor, and for who asks it: the web side, or an operator.
 SUPERVISOR_KEYS, CLIENT_KEYS = ("supervisor.key_secret", "clients"), ("supervisor.key", "service.key_secret")
+#: A model's route: one or more parts of `/` and a name.
+ROUTE = re.compile(r"(/\w[\w.~-]*)+\Z")
+#: With what the web side's own paths begin.
+OWN_PATHS = frozenset(
+    "docs favicon.ico health healthz livez metrics models openapi.json ping playground readyz static".split()
+)
 
 
 class ConfigError(ValueError):
@@ -224,7 +230,7 @@ def _entries(
         found = [entry] if isinstance(entry, ModelConfig) else _model(prefix, entry, folders, bad_settings, bad_files)
         models += found
         sound += found if len(bad_settings) == before else []
-    bad_settings += ["SERVER_MODELS: " + fault for fault in _doubled(models)]
+    bad_settings += ["SERVER_MODELS: " + fault for fault in [*_doubled(models), *_bad_routes(models)]]
     return sound, bad_files
 
 
@@ -298,3 +304,19 @@ def _doubled(models: List[ModelConfig]) -> List[str]:
             if routes.count(route) > 1 and len(set(names)) == len(names)
         ),
     ]
+
+
+def _bad_routes(models: List[ModelConfig]) -> List[str]:
+    """Name each route that cannot be served, with the rule that it breaks."""
+    routes = {model.route for model in models}
+    faults = []
+    for route in sorted(routes):
+        if not ROUTE.match(route):
+            faults.append(
+                "the route {!r} must be /NAME or /NAME/NAME…; names hold letters, digits and _.~-".format(route)
+            )
+        elif route.split("/")[1] in OWN_PATHS:
+            faults.append("the route {!r} begins as one of the web side's own paths; choose another".format(route))
+        elif route.endswith("/batch") and route[: -len("/batch")] in routes:
+            faults.append("the route {!r} is where another model takes batches; choose another".format(route))
+    return faults

@@ -5,6 +5,7 @@ import time
 import msgspec
 import pytest
 
+from ipu_supervisor.config import OWN_PATHS
 from ipu_supervisor.models.catalog import find
 from ipu_supervisor.protocol.errors import ClientGone, ErrorCode
 from service.app import create_app
@@ -166,6 +167,11 @@ def test_a_reply_with_too_few_outcomes_is_a_protocol_fault(client, stub, monkeyp
     for route, body in (("/echo", {"text": "a"}), ("/echo/batch", {"inputs": [{"text": "a"}]})):
         response = client.post(route, json=body)
         assert (response.status_code, response.json["error"]["code"]) == (502, "PROTOCOL")
+
+
+def test_the_paths_that_no_model_may_take_are_the_web_sides_own(app):
+    served = {rule.rule.split("/")[1] for rule in app.url_map.iter_rules()}
+    assert served == OWN_PATHS | {""} | {route[1:] for route in ROUTES}
 
 
 def test_an_older_file_takes_any_object_and_nothing_else(client):

@@ -78,6 +78,37 @@ def test_two_models_on_one_route_are_refused(tmp_path):
     assert "the route '/qa' is taken twice" in found.faults[0]
 
 
+@pytest.mark.parametrize(
+    ("route", "why"),
+    [
+        *(
+            (route, "must be /NAME")
+            for route in ("mine", "/", "/mine/", "//mine", "/<name>", "/{name}", "/a b", "/a?b", "/..")
+        ),
+        *((route, "own paths") for route in ("/docs", "/models/mine", "/health/mine", "/openapi.json")),
+        ("/qa/batch", "takes batches"),
+    ],
+)
+def test_a_route_that_cannot_be_served_is_refused_with_the_rule(tmp_path, route, why):
+    found = faults({"model": "question_answering"}, {"model": "mine"}, MODELS_PATH=str(routed(tmp_path, route)))
+    assert len(found.faults) == 1
+    assert repr(route) in found.faults[0]
+    assert why in found.faults[0]
+
+
+@pytest.mark.parametrize("route", ["/mine", "/v1/mine.large-2~b", "/über_uns", "/mine/batch", "/modelsx"])
+def test_a_route_that_collides_with_nothing_is_taken(tmp_path, route):
+    entries = {"model": "question_answering"}, {"model": "mine"}
+    assert settings(*entries, MODELS_PATH=str(routed(tmp_path, route))).models[1].route == route
+
+
+def routed(folder, route):
+    """Put a model file with a route of its own into a folder, and return the folder."""
+    text = "from ipu_supervisor.models.base import BasePipeline\nclass Pipeline(BasePipeline):\n    route = {!r}\n"
+    (folder / "mine.py").write_text(text.format(route), encoding="utf-8")
+    return folder
+
+
 def test_a_client_batch_that_could_never_enter_the_backlog_is_refused():
     assert "max_backlog" in faults({"model": "echo", "max_backlog": 4, "max_client_batch_size": 5}).faults[0]
 
