@@ -5,6 +5,7 @@ slow models take the threads that health needs.
 """
 
 import functools
+import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -19,6 +20,8 @@ from service.contracts import Contract
 from service.errors import Code, HttpCode, error_response, public
 from service.face import Face
 from service.openapi import ApiBlueprint, Route, View
+
+log = logging.getLogger("service")
 
 #: What an inference route may answer instead of a result, in the order of the documentation.
 ERRORS: tuple[Code, ...] = (
@@ -55,9 +58,10 @@ def _add_single(routes: Any, face: Face, contract: Contract) -> None:
 
     def infer(inputs: Mapping[str, Any]) -> Response:
         (outcome,) = _call(face, contract, [inputs]).outcomes
-        if outcome.failure is not None:
-            raise _error(outcome.failure)
-        return Response(msgspec.json.encode(_result(outcome)), mimetype="application/json")
+        result = _json(outcome)
+        if isinstance(result, Failure):
+            raise _error(result)
+        return Response(bytes(result), mimetype="application/json")
 
     Route(
         contract.model.route,
@@ -152,12 +156,20 @@ def _call(face: Face, contract: Contract, items: Sequence[Mapping[str, Any]]) ->
     return reply
 
 
-def _result(outcome: Outcome) -> Any:
-    """Return the plain value of a result. Raises `RequestError` for what is none."""
+def _json(outcome: Outcome) -> msgspec.Raw | Failure:
+    """Return a result as JSON, or why there is none. Raises `RequestError` for what is no result."""
+    if outcome.failure is not None:
+        return outcome.failure
     try:
-        return msgspec.msgpack.decode(outcome.result)
+        value = msgspec.msgpack.decode(outcome.result)
     except (msgspec.MsgspecError, RecursionError, ValueError) as error:
         raise RequestError(ErrorCode.PROTOCOL, f"a result that cannot be read: {error}") from None
+    try:
+        return msgspec.Raw(msgspec.json.encode(value))
+    except (TypeError, ValueError, RecursionError) as error:  # JSON has fewer kinds of keys and values
+        fault = {"event": "unwritable_result", "request_id": g.request_id, "path": request.path}
+        log.error("unwritable_result", exc_info=error, extra={"fields": fault})
+        return Failure(ErrorCode.MODEL_ERROR, f"a result that JSON cannot hold: {error}")
 
 
 def _error(failure: Failure) -> RequestError:
@@ -167,14 +179,15 @@ def _error(failure: Failure) -> RequestError:
 
 def _batch_response(outcomes: Sequence[Outcome]) -> Response:
     """Return all results; if some inputs failed, the first failure's status, each failure, and the other results."""
-    results = [None if outcome.failure else _result(outcome) for outcome in outcomes]
-    failures = [(index, outcome.failure) for index, outcome in enumerate(outcomes) if outcome.failure]
+    told = [_json(outcome) for outcome in outcomes]
+    results = [None if isinstance(result, Failure) else result for result in told]
+    failures = [(index, result) for index, result in enumerate(told) if isinstance(result, Failure)]
     if not failures:
         return Response(msgspec.json.encode({"results": results}), mimetype="application/json")
     index, first = failures[0]
     errors = [_item_error(index, failure) for index, failure in failures]
-    told = public(first.code, first.message)
-    message = f"{len(failures)} of {len(outcomes)} inputs failed; the first, inputs.{index}: {told}"
+    why = public(first.code, first.message)
+    message = f"{len(failures)} of {len(outcomes)} inputs failed; the first, inputs.{index}: {why}"
     extra = {"errors": errors, "results": results}
     return error_response(first.code, message, retry_after_s=first.retry_after_s, extra=extra)
 

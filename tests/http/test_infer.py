@@ -145,6 +145,19 @@ def test_some_failed_inputs_leave_the_others_their_results(client, stub):
     assert "X-Model" in response.headers
 
 
+@pytest.mark.parametrize("bad", [{None: 1}, {(1, 2): 1}, {"a": msgspec.msgpack.Ext(5, b"x")}])
+def test_a_result_that_json_cannot_hold_fails_alone_and_its_trace_is_logged(client, stub, caplog, bad):
+    stub.answer = lambda inputs: bad if inputs["text"] == "b" else {"results": "A", "pid": 1}
+    response = client.post("/echo", json={"text": "b"})
+    assert (response.status_code, response.json["error"]["code"]) == (500, "MODEL_ERROR")
+    response = client.post("/echo/batch", json={"inputs": [{"text": text} for text in "ab"]})
+    assert (response.status_code, response.json["error"]["code"]) == (500, "MODEL_ERROR")
+    assert response.json["results"] == [{"results": "A", "pid": 1}, None]
+    assert [(error["index"], error["code"]) for error in response.json["errors"]] == [(1, "MODEL_ERROR")]
+    logged = [record for record in caplog.records if record.exc_info]
+    assert logged[-1].fields["request_id"] == response.json["error"]["request_id"]
+
+
 def test_the_status_of_a_batch_is_that_of_the_first_failure_with_its_retry_after(client, stub):
     codes = {"b": failed(ErrorCode.OVERLOADED, "full", 2.2), "c": failed(ErrorCode.INVALID_INPUT)}
     stub.answer = lambda inputs: codes.get(inputs["text"], {"results": "A", "pid": 1})
