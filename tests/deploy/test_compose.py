@@ -13,8 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from tests.conftest import wait_until
-from tests.deploy.compose_stack import READY_LIMIT_S, SECRET, Stack, make_certificate, patiently
+from tests.deploy.compose_stack import SECRET, Stack, make_certificate, patiently
 from tests.deploy.engine import CommandFailed, Engine
 from tests.deploy.vm import clone
 from tests.integration.harness import Load
@@ -50,7 +49,7 @@ def stack(composed: Stack) -> Stack:
     """The same, ready, whatever an earlier test has left."""
     if not composed.ready():
         composed.compose("up", "--detach")
-    wait_until(composed.ready, READY_LIMIT_S, "everything is ready")
+    patiently(composed.ready, "everything is ready")
     return composed
 
 
@@ -105,7 +104,7 @@ def test_a_killed_supervisor_costs_its_clients_time_and_no_error(stack, measured
     with Load(4, lambda text: ask(stack, text)) as load:
         load.go_on(patiently)
         stack.kill("supervisor")
-        wait_until(lambda: stack.restarts("supervisor") == before + 1, 30, "it is restarted")
+        patiently(lambda: stack.restarts("supervisor") == before + 1, "it is restarted")
         load.go_on(patiently)
     assert (load.errors, load.wrong()) == ({}, {})
     asked, slowest_s = len(load.asked), load.slowest_s
@@ -117,8 +116,8 @@ def test_a_killed_container_is_back_and_the_models_do_not_notice(stack, service,
     before, models = stack.restarts(service), lives(stack)
     stack.kill(service)
     began = time.monotonic()
-    wait_until(lambda: stack.restarts(service) == before + 1, 30, "it is restarted")
-    wait_until(stack.ready, READY_LIMIT_S)
+    patiently(lambda: stack.restarts(service) == before + 1, "it is restarted")
+    patiently(stack.ready, "it is ready again")
     measured(f"compose: {service} killed, ready again after {time.monotonic() - began:.1f} s")
     assert stack.request("/qa", QUESTION)[0] == 200
     assert lives(stack) == models
@@ -199,7 +198,7 @@ def test_a_new_certificate_is_taken_without_a_restart(stack):
     old = served()
     make_certificate(folder)
     stack.execute("nginx", "nginx", "-c", "/tmp/nginx.conf", "-s", "reload")
-    wait_until(lambda: served() != old, what="the new certificate is served")
+    patiently(lambda: served() != old, "the new certificate is served")
     assert served() == (folder / "fullchain.pem").read_text(encoding="ascii")
     assert stack.inspect("nginx", "{{.Id}} {{.State.StartedAt}}") == container
 

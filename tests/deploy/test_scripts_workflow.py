@@ -6,8 +6,7 @@ import subprocess
 
 import pytest
 
-from tests.conftest import wait_until
-from tests.deploy.compose_stack import READY_LIMIT_S, Stack
+from tests.deploy.compose_stack import Stack, patiently
 from tests.deploy.vm import clone, git
 
 
@@ -70,12 +69,12 @@ def test_wrong_settings_are_named_before_anything_is_started(stack):
 
 def test_the_web_half_is_up_and_tells_progress_while_models_load_and_the_wait_ends_after_its_limit(stack, monkeypatch):
     monkeypatch.setitem(stack.environ, "SERVER_MODELS", '[{"model": "echo", "options": {"load_delay_s": 600}}]')
-    stack.compose("up", "--detach")
+    stack.compose("up", "--detach", "--build")
 
     def loading():
         return stack.status("/models") == 200 and "LOADING" in json.dumps(stack.request("/models")[1])
 
-    wait_until(loading, READY_LIMIT_S, "the model loads")
+    patiently(loading, "the model loads")
     assert (stack.status("/health/startup"), stack.status("/health/readiness")) == (200, 503)
     code, said = script(stack, "check_wait_server.sh", SERVER_WAIT_TIMEOUT="3")
     assert code == 1

@@ -91,7 +91,7 @@ def test_a_deployment_goes_to_its_end_when_its_caller_is_killed(served, wait_unt
                 if "model(s), listening on" in line:
                     break
             os.killpg(caller.pid, signal.SIGKILL)
-        wait_until(lambda: f"serving {newer}" in served.vm.root("journalctl --no-pager -t model-server -n 5"), 60)
+        wait_until(lambda: f"serving {newer}" in served.vm.root("journalctl --no-pager -t model-server -n 5"), 120)
     assert "alone" in served.request("/playground")[1]
 
 
@@ -105,7 +105,7 @@ def test_old_releases_go_and_the_one_that_the_supervisor_runs_from_stays(served,
     assert served.vm.root(f"readlink /proc/{before['supervisor']}/cwd").split("/")[4] in kept
     served.vm.root(f"kill -9 {before['echo-1.1']}" if "echo-1.1" in before else "pkill -9 -f ipu_supervisor.replica")
     wait_until(
-        lambda: served.pids() != before and served.ready(), 60, "the replica is started again from its own release"
+        lambda: served.pids() != before and served.ready(), 120, "the replica is started again from its own release"
     )
 
 

@@ -19,7 +19,9 @@ def test_the_model_answers(served):
 
 def test_systemd_shows_what_the_models_do(served, wait_until):
     show = f"systemctl show --property=StatusText --value {SUPERVISOR}"
-    wait_until(lambda: served.vm.root(show).strip() == "question_answering READY; echo READY", 60, "the status follows")
+    wait_until(
+        lambda: served.vm.root(show).strip() == "question_answering READY; echo READY", 120, "the status follows"
+    )
 
 
 @pytest.mark.parametrize("unit", [SUPERVISOR, WEB])
@@ -59,9 +61,9 @@ def test_root_owns_nothing_that_came_with_a_release(served):
 def test_the_operators_commands_reach_the_supervisor(served, wait_until):
     before = served.pids()
     served.vm.root("model-server ctl scale echo 2")
-    wait_until(lambda: len(served.pids()) == len(before) + 1, 30, "a second replica")
+    wait_until(lambda: len(served.pids()) == len(before) + 1, 120, "a second replica")
     served.vm.root("model-server ctl scale echo 1")
-    wait_until(lambda: len(served.pids()) == len(before), 30, "one replica again")
+    wait_until(lambda: len(served.pids()) == len(before), 120, "one replica again")
     assert "question_answering   ready" in served.vm.root("model-server ctl status")
 
 
@@ -77,21 +79,21 @@ def test_status_and_logs_say_what_is_served(served):
 def test_a_half_that_is_killed_comes_back(served, unit, wait_until):
     before = served.vm.pid(unit)
     served.vm.root(f"kill -9 {before}")
-    wait_until(lambda: served.vm.pid(unit) not in (0, before) and served.ready(), 60, f"{unit} is back")
+    wait_until(lambda: served.vm.pid(unit) not in (0, before) and served.ready(), 120, f"{unit} is back")
 
 
 def test_a_supervisor_that_hangs_is_replaced_by_the_watchdog(served, wait_until):
     before = served.vm.pid(SUPERVISOR)
     served.vm.root(f"kill -{signal.SIGSTOP.value} {before}")
     wait_until(
-        lambda: served.vm.pid(SUPERVISOR) not in (0, before) and served.ready(), 90, "the supervisor is replaced"
+        lambda: served.vm.pid(SUPERVISOR) not in (0, before) and served.ready(), 120, "the supervisor is replaced"
     )
     assert "watchdog" in served.vm.root(f"journalctl --no-pager -u {SUPERVISOR} -n 200").lower()
 
 
 def test_the_server_is_there_after_a_reboot(served, wait_until):
     served.vm.reboot()
-    wait_until(served.ready, 60, "ready after the boot")
+    wait_until(served.ready, 120, "ready after the boot")
     assert served.request("/qa", QUESTION)[0] == 200
 
 
@@ -104,7 +106,7 @@ def test_a_stopped_server_stays_stopped_over_a_reboot_until_it_is_started(served
             served.request("/")
         served.vm.reboot()
     assert finished(served.by_hand("start"))[0] == 0
-    wait_until(served.ready, 60, "ready again")
+    wait_until(served.ready, 120, "ready again")
 
 
 def test_install_twice_is_install_once_and_uninstall_leaves_nothing_of_it(engine, tmp_path):
