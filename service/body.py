@@ -34,19 +34,26 @@ class BodyParser(FlaskParser):
 
 
 def _read(req: flask.Request) -> bytes:
-    """Return the whole body. A chunked one that is too large, broken or cut short raises a 4xx here, not a 5xx.
+    """Return the whole body, within the request's own limit.
 
+    A chunked one that is too large, broken or cut short raises a 4xx here, not a 5xx.
     Werkzeug cuts a chunked body at its limit and says nothing, so its limit is one byte above ours.
     """
     most = (req.max_content_length or math.inf) - 1
     too_large = HttpError(HttpCode.BODY_TOO_LARGE, f"The body is too large; at most {most} bytes are taken.")
+    source = getattr(req.environ["wsgi.input"], "source", None)  # see service.worker
+    if source is not None:
+        source.until = flask.g.deadline.at
     try:
         body = req.get_data(cache=False)
     except RequestEntityTooLarge:
         raise too_large from None
-    except HTTPException:
-        raise
-    except Exception as error:  # Gunicorn's many about chunks, and the socket's
+    except Exception as error:  # Gunicorn's many about chunks, the socket's, and Werkzeug's that hides those
+        if source is not None and source.overdue:
+            late = "The request's time ran out before its body had come."
+            raise RequestError(ErrorCode.DEADLINE_EXCEEDED, late) from None
+        if isinstance(error, HTTPException):
+            raise
         raise HttpError(HttpCode.BAD_REQUEST, f"The body could not be read: {type(error).__name__}.") from error
     if len(body) > most:
         raise too_large

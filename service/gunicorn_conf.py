@@ -22,6 +22,7 @@ from ipu_supervisor.config import ConfigError
 from service import log
 from service.permits import Permits, permits_of
 from service.settings import SPARE_THREADS, Settings
+from service.worker import SILENCE_LIMIT_S
 
 try:
     settings = Settings.from_env()
@@ -29,9 +30,6 @@ except ConfigError as error:
     print(f"The settings are wrong:\n{error}", file=sys.stderr)
     sys.exit(error.exit_code)
 
-#: Longest silence while a client sends its headers or body, and while it takes its answer, seconds (chosen: a phone's
-#: network recovers in less). Put on the listening sockets, from which Linux lets connections inherit it.
-SILENCE_LIMIT_S = 10
 #: Files here never touch a disk, so that neither heartbeats nor figures wait for one.
 MEMORY = "/dev/shm"  # noqa: S108  # names in it are made by mkdtemp and mkstemp
 
@@ -80,7 +78,7 @@ def on_starting(server: Any) -> None:
 
 
 def when_ready(server: Any) -> None:
-    """Limit silent clients, and say where the documentation is."""
+    """Limit silent clients (a connection inherits it from its listener), and say where the documentation is."""
     for listener in server.LISTENERS:
         for option in (socket.SO_RCVTIMEO, socket.SO_SNDTIMEO):
             listener.sock.setsockopt(socket.SOL_SOCKET, option, struct.pack("ll", SILENCE_LIMIT_S, 0))

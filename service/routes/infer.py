@@ -129,6 +129,7 @@ def _admitted(face: Face, contract: Contract, view: View) -> View:
                 ErrorCode.OVERLOADED, "Every place of this web worker is taken.", retry_after_s=wait_s
             )
         try:
+            g.deadline = Deadline(g.started + wire.limit_s(face.settings.request_limit_s))
             with face.metrics.in_progress.labels(name).track_inprogress():
                 return view(*args, **kwargs)
         finally:
@@ -139,12 +140,11 @@ def _admitted(face: Face, contract: Contract, view: View) -> View:
 
 def _call(face: Face, contract: Contract, items: Sequence[Mapping[str, Any]]) -> Reply:
     """Let the supervisor answer `items`. Raises `RequestError`, `ClientGone`."""
-    deadline = Deadline(g.started + wire.limit_s(face.settings.request_limit_s))
     reply = face.client.call(
         contract.model.name,
         items,
         [contract.size(inputs) for inputs in items],
-        deadline,
+        g.deadline,
         request_id=g.request_id,
         traceparent=wire.traceparent(),
         client_socket=request.environ.get("gunicorn.socket"),

@@ -5,14 +5,17 @@ import http.client
 import json
 import os
 import pathlib
+import select
 import signal
 import socket
 import subprocess
 import sys
+import time
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from service.worker import Source
 from tests.conftest import running_s
 from tests.http.server import ROOT, serving, wait_until
 
@@ -202,6 +205,49 @@ def test_clients_that_say_nothing_do_not_keep_health_from_answering():
         started = running_s()
         assert server.ask("GET", "/health/liveness")[0] == 200
         assert running_s() - started < 5
+
+
+@pytest.mark.parametrize("framing", [b"Content-Length: 100000\r\n\r\n", b"Transfer-Encoding: chunked\r\n\r\n18000\r\n"])
+@pytest.mark.parametrize("drips", [True, False])
+def test_a_body_that_does_not_come_within_the_requests_limit_is_a_504(server, framing, drips):
+    head = b"POST /echo HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\nX-Request-Timeout: 0.5\r\n"
+    with socket.create_connection(("127.0.0.1", server.port), timeout=60) as connection:
+        connection.sendall(head + framing + b"{")
+        limit = running_s() + 20
+        while drips and running_s() < limit and not select.select([connection], [], [], 0.05)[0]:
+            with contextlib.suppress(OSError):
+                connection.sendall(b" ")
+        assert not drips or running_s() < limit, "answered while it drips"
+        connection.settimeout(20)
+        answer = b""
+        while b"}}" not in answer:
+            answer += connection.recv(65536) or pytest.fail(f"no whole answer: {answer!r}")
+    assert answer.startswith(b"HTTP/1.1 504 ")
+    assert b'"DEADLINE_EXCEEDED"' in answer
+
+
+def test_what_limited_the_reading_does_not_limit_the_answer():
+    near, far = socket.socketpair()
+    with near, far:
+        source = Source(near)
+        source.until = time.monotonic() + 5
+        far.sendall(b"a")
+        assert source.recv(1) == b"a"
+        assert near.gettimeout() is None
+
+
+def test_a_body_that_comes_in_pieces_is_read_and_its_connection_kept():
+    with serving(WEB_CONCURRENCY="1", SERVER_REQUEST_LIMIT_S="9") as server:
+        head = b"POST /echo HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\nContent-Length: 13\r\n\r\n"
+        with socket.create_connection(("127.0.0.1", server.port), timeout=60) as connection:
+            for _ in range(2):
+                connection.sendall(head + b'{"text"')
+                wait_until(lambda: in_progress(server) == 1, "its body is awaited")
+                connection.sendall(b': "a"}')
+                answer = b""
+                while b'"pid":1}' not in answer:
+                    answer += connection.recv(65536) or pytest.fail(f"no whole answer: {answer!r}")
+                assert answer.startswith(b"HTTP/1.1 200 ")
 
 
 def test_clients_that_do_not_hang_up_keep_nobody_waiting():
