@@ -25,6 +25,8 @@ from tests.deploy.engine_programs import EngineFailed, Unavailable, check_machin
 
 #: Longest wait for the daemon to answer or to end, and for another test run to let go of it, seconds (chosen).
 ANSWER_LIMIT_S, STOP_LIMIT_S, BUSY_LIMIT_S = 60.0, 60.0, 1800.0
+#: Where the daemon, and the part of it that holds the containers, write their process numbers.
+DAEMON, CONTAINERD = "dockerd.pid", "exec/containerd/containerd.pid"
 #: Most that the build cache keeps between two runs.
 KEPT_BUILD_CACHE = "4GB"
 #: Name of the control group in which all containers run, so that nothing else is taken away afterwards.
@@ -77,6 +79,7 @@ class Engine:
         obtain(self.folder)
         if self.runs():
             return
+        self.forget_the_dead()
         with (self.folder / "dockerd.log").open("wb") as log:
             self.daemon = subprocess.Popen(
                 self._command(),
@@ -95,9 +98,10 @@ class Engine:
 
     def stop(self) -> None:
         """End the daemon and what it leaves behind: mounts of networks, empty control groups."""
-        with contextlib.suppress(FileNotFoundError, ProcessLookupError, ValueError):
-            pid = int((self.folder / "dockerd.pid").read_text())
-            os.kill(pid, signal.SIGTERM)
+        pid = self._living(DAEMON)
+        if pid:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGTERM)
             holds_within(lambda: self._ended(pid), STOP_LIMIT_S)
         for mount in _mounts_below(self.folder):
             subprocess.run(["umount", mount], check=False)
@@ -115,6 +119,20 @@ class Engine:
         """Return what the daemon logged."""
         return (self.folder / "dockerd.log").read_text(encoding="utf-8", errors="replace")
 
+    def _living(self, file: str) -> int:
+        """Return the process that a file of the engine names, or 0 when it is not one of the engine's any more."""
+        with contextlib.suppress(OSError, ValueError):
+            pid = int((self.folder / file).read_text())
+            if pathlib.Path(f"/proc/{pid}/exe").resolve().parent == (self.folder / "bin").resolve():
+                return pid
+        return 0
+
+    def forget_the_dead(self) -> None:
+        """Remove what names a process that is gone: another one may have its number now, and would be taken for it."""
+        for file in (DAEMON, CONTAINERD):
+            if not self._living(file):
+                (self.folder / file).unlink(missing_ok=True)
+
     def _ended(self, pid: int) -> bool:
         """Say whether the daemon is gone; one of our own is only gone when it was asked for its end."""
         if self.daemon is not None:
@@ -126,7 +144,7 @@ class Engine:
         settings = {
             "data-root": str(self.folder / "data"),
             "exec-root": str(self.folder / "exec"),
-            "pidfile": str(self.folder / "dockerd.pid"),
+            "pidfile": str(self.folder / DAEMON),
             "hosts": [f"unix://{self.folder}/docker.sock"],
             "cgroup-parent": f"/{CONTROL_GROUP}",
             "bridge": "none",

@@ -25,6 +25,16 @@ KEYRING = pathlib.Path("/usr/share/keyrings/debian-archive-keyring.gpg")
 
 #: Capabilities without which root cannot run containers (CAP_NET_ADMIN, CAP_SYS_ADMIN), as bits.
 CAPABILITIES = 1 << 12 | 1 << 21
+#: What a container is made of, tried with the kernel's own means; nothing of it is left. A machine that is itself a
+#: container may have all capabilities and still be refused one of these.
+KERNEL = """\
+set -eu
+mount -t tmpfs none /mnt && mkdir /mnt/lower /mnt/upper /mnt/work /mnt/merged
+mount -t overlay none -o lowerdir=/mnt/lower,upperdir=/mnt/upper,workdir=/mnt/work /mnt/merged
+groups=/sys/fs/cgroup
+[ ! -d $groups/pids ] || groups=$groups/pids
+rmdir "$(mktemp -d $groups/probe-XXXXXX)"
+"""
 
 
 class Unavailable(RuntimeError):
@@ -45,6 +55,10 @@ def check_machine() -> None:
         raise Unavailable("root without the capabilities to make containers")
     if shutil.which("apt-get") is None or not KEYRING.exists():
         raise Unavailable("not a Debian with apt-get")
+    namespaces = ("--mount", "--net", "--pid", "--ipc", "--uts", "--fork", "--propagation", "private")
+    tried = subprocess.run(["unshare", *namespaces, "sh", "-c", KERNEL], capture_output=True, text=True, check=False)
+    if tried.returncode:
+        raise Unavailable(f"the kernel refuses root what containers are made of: {tried.stderr.strip()}")
 
 
 def obtain(folder: pathlib.Path) -> None:
