@@ -5,7 +5,6 @@ Runs in the loop's thread. Decides nothing about models.
 
 from typing import Dict, List, Optional, Tuple, Union
 
-import msgspec
 import zmq
 
 from ipu_supervisor.protocol import messages
@@ -15,8 +14,6 @@ from ipu_supervisor.protocol.messages import Call, Cancel, Failure, Outcome, Ref
 
 #: Most messages taken from a socket before the others get their turn (chosen).
 TURN = 256
-#: A frame over this is looked at for its counts before it is decoded, bytes (chosen: below it, no count can hurt).
-LARGE_BYTES = 256 * 1024
 #: Routing frames before the payload, the empty delimiter included.
 Envelope = List[bytes]
 
@@ -83,7 +80,6 @@ class Front:
             self.garbage += 1
             return None
         try:
-            check_counts(frames[-1])
             message = self._decode(frames[-1])
             check(message)
         except ProtocolError as error:
@@ -91,31 +87,6 @@ class Front:
             self.send(frames[:-1], Refusal(Failure(ErrorCode.PROTOCOL, str(error))))
             return None
         return message
-
-
-class _Lists(msgspec.Struct):
-    """The lists of a call, unread."""
-
-    items: msgspec.Raw = messages.NIL
-    sizes: msgspec.Raw = messages.NIL
-
-
-_decode_lists: "messages.Decoder[_Lists]" = messages.Decoder(_Lists)
-
-
-def check_counts(frame: bytes) -> None:
-    """Raise `ProtocolError` for a large frame with too many items, before they are decoded and take far more memory."""
-    if LARGE_BYTES < len(frame) <= messages.MAX_MESSAGE_BYTES:
-        lists = _decode_lists(frame)
-        if max(_count(lists.items), _count(lists.sizes)) > messages.MAX_ITEMS:
-            raise ProtocolError("a call has 1 to {} items".format(messages.MAX_ITEMS))
-
-
-def _count(array: msgspec.Raw) -> int:
-    """Return how many elements a msgpack array announces; 0 for what is no long array."""
-    head = bytes(memoryview(array)[:5])
-    width = {0xDC: 2, 0xDD: 4}.get(head[0], 0)
-    return int.from_bytes(head[1 : 1 + width], "big")
 
 
 def check(message: Union[Call, Cancel, StatusQuery]) -> None:
@@ -126,8 +97,12 @@ def check(message: Union[Call, Cancel, StatusQuery]) -> None:
         raise ProtocolError("a call id has {} bytes".format(messages.CALL_ID_BYTES))
     if isinstance(message, Cancel):
         return
-    if not 1 <= len(message.items) <= messages.MAX_ITEMS:
+    if not message.items:
         raise ProtocolError("a call has 1 to {} items".format(messages.MAX_ITEMS))
+    if max(map(len, (message.model, message.request_id, message.traceparent))) > messages.MAX_NAME:
+        raise ProtocolError(
+            "a model, a request id and a trace context have at most {} characters".format(messages.MAX_NAME)
+        )
     if len(message.sizes) != len(message.items) or min(message.sizes) < 0:
         raise ProtocolError("a call has one size per item, none negative")
     if not 0 <= message.budget_ms <= MAX_BUDGET_MS:

@@ -1,23 +1,29 @@
-"""Gunicorn's threaded worker, less the two places in which one client can hold up all the others.
+"""Gunicorn's threaded worker, less the three places in which one client can hold up all the others.
 
-Runs in the worker process: `finish_request` in its main thread, which accepts and watches every connection, the rest
-in its pool.
+Runs in the worker process: `handle` and `handle_request` in its pool, all else in its main thread, which accepts and
+watches every connection.
 """
 
+import functools
+import io
 import math
+import selectors
 import threading
 import time
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
-from gunicorn.workers.gthread import ThreadWorker
+from gunicorn.http.errors import LimitRequestHeaders
+from gunicorn.workers.gthread import STOP_KEEPALIVE_LINGER, ThreadWorker
 
 #: Longest wait for the rest of a body that nobody read, seconds. Gunicorn's own 5 s would let refused clients that
 #: never send their body occupy the spare threads (chosen: what has been sent arrives in less).
 UNREAD_LIMIT_S = 0.05
-#: Longest silence while a client sends its headers or body, and while it takes its answer, seconds (chosen: a phone's
-#: network recovers in less). `gunicorn_conf` puts it on the sockets.
+#: Longest that a client may take for all of its headers, and longest silence in its body and while it takes its answer,
+#: seconds (chosen: a phone's network recovers in less). `gunicorn_conf` puts the latter on the sockets.
 SILENCE_LIMIT_S = 10
+#: Most bytes of headers (chosen: as much as nginx takes), and how much is read at once.
+MOST_HEAD_BYTES, CHUNK_BYTES = 32 * 1024, 8192
 #: Threads that say goodbye, and how many connections may wait for them; beyond that a connection is cut (chosen).
 CLOSERS, MAX_CLOSING = 4, 256
 
@@ -48,6 +54,12 @@ class Source:
             self._sock.settimeout(None)
 
 
+def is_whole(head: bytes) -> bool:
+    """Say whether the parser needs no more for the headers of a request, or refuses what there is."""
+    head = head[2:] if head[:2] == b"\r\n" else head
+    return b"\r\n\r\n" in head or head[:2] == b"\r\n" or head.count(b"\n") != head.count(b"\r\n")
+
+
 class Worker(ThreadWorker):  # type: ignore[misc]  # Gunicorn has no types
     """Answers as `gthread` does."""
 
@@ -56,6 +68,54 @@ class Worker(ThreadWorker):  # type: ignore[misc]  # Gunicorn has no types
         self._closers = ThreadPoolExecutor(CLOSERS, "close")
         self._closing = threading.BoundedSemaphore(MAX_CLOSING)
         super().init_process()
+
+    def enqueue_req(self, conn: Any) -> None:
+        """Have a thread answer a request once its headers have come: no thread waits for those."""
+        if self.cfg.is_ssl or self.cfg.http2_cleartext != "off" or self._has_come(conn):
+            super().enqueue_req(conn)
+            return
+        conn.timeout = time.monotonic() + (SILENCE_LIMIT_S if self.alive else STOP_KEEPALIVE_LINGER)
+        self.pending_conns.append(conn)
+        self.poller.register(conn.sock, selectors.EVENT_READ, functools.partial(self._hear, conn))
+
+    def _hear(self, conn: Any, sock: Any) -> None:
+        """Take in more of a request's headers."""
+        if self._has_come(conn):
+            self.poller.unregister(sock)
+            self.pending_conns.remove(conn)
+            super().enqueue_req(conn)
+
+    def _has_come(self, conn: Any) -> bool:
+        """Read what is there of a request's headers; say whether a thread can go on with it, or with its end."""
+        conn.init()
+        conn.sock.setblocking(False)
+        held = conn.parser.unreader.buf
+        held.seek(0, io.SEEK_END)
+        while not is_whole(held.getvalue()) and held.tell() <= MOST_HEAD_BYTES:
+            try:
+                read = conn.sock.recv(CHUNK_BYTES)
+            except BlockingIOError:
+                return False
+            except OSError:
+                return True
+            if not read:
+                return True
+            held.write(read)
+        return True
+
+    def _cap_keepalive(self, deadline: float) -> None:
+        """Let a stopping worker wait no longer for headers than for the next request of a connection that it kept."""
+        super()._cap_keepalive(deadline)
+        for conn in self.pending_conns:
+            conn.timeout = min(conn.timeout, deadline)
+
+    def handle(self, conn: Any) -> Any:
+        """Answer a request whose headers have come; too many are refused before any more is read."""
+        held = conn.parser.unreader.buf.getvalue() if conn.initialized else b""
+        if len(held) > MOST_HEAD_BYTES and not is_whole(held):
+            self.handle_error(None, conn.sock, conn.client, LimitRequestHeaders("more than they may be"))
+            return False
+        return super().handle(conn)
 
     def handle_request(self, req: Any, conn: Any) -> Any:
         """Answer one request; `service.body` finds beside its body what limits the reading."""

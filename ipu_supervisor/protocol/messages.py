@@ -5,16 +5,26 @@ tag or anything else that does not fit is `ProtocolError`; sizes are bounded bef
 never a method name.
 """
 
+import sys
 from typing import Any, Dict, Generic, List, Optional, TypeVar, Union
 
 import msgspec
 
 from ipu_supervisor.protocol.errors import ErrorCode, ProtocolError
 
+if sys.version_info >= (3, 9):
+    from typing import Annotated
+else:
+    from typing_extensions import Annotated
+
 #: Largest message that either side sends or takes, bytes (chosen: an order of magnitude over the largest HTTP body).
 MAX_MESSAGE_BYTES = 64 * 1024 * 1024
-#: Largest number of items in one call (chosen; `max_client_batch_size` is far below).
+#: Largest number of items in one call (chosen; `max_client_batch_size` is far below). The decoder counts before reading
+#: them: 20 MB of nils would become 1.4 GB of objects.
 MAX_ITEMS = 4096
+AT_MOST = msgspec.Meta(max_length=MAX_ITEMS)
+#: Longest name of a model or a request, and trace context, characters (the web side's own limits are at most as wide).
+MAX_NAME = 256
 #: Length of a call id, bytes.
 CALL_ID_BYTES = 16
 
@@ -68,8 +78,8 @@ class Call(Message, frozen=True, tag="call"):
 
     call_id: bytes
     model: str
-    items: List[msgspec.Raw]
-    sizes: List[int]
+    items: Annotated[List[msgspec.Raw], AT_MOST]
+    sizes: Annotated[List[int], AT_MOST]
     budget_ms: int
     request_id: str = ""
     traceparent: str = ""

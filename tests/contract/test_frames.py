@@ -206,7 +206,6 @@ CALL = samples.SAMPLES["call"]
         {"call_id": bytes(15)},
         {"call_id": bytes(17)},
         {"items": [], "sizes": []},
-        {"items": [messages.NIL] * (messages.MAX_ITEMS + 1), "sizes": [1] * (messages.MAX_ITEMS + 1)},
         {"sizes": [1]},
         {"sizes": [1, 2, 3]},
         {"sizes": [1, -1]},

@@ -207,6 +207,49 @@ def test_clients_that_say_nothing_do_not_keep_health_from_answering():
         assert running_s() - started < 5
 
 
+def test_clients_that_drip_their_headers_do_not_keep_health_from_answering():
+    with serving(SERVER_THREADS="2", WEB_CONCURRENCY="1") as server, contextlib.ExitStack() as dripping:
+        drops = [dripping.enter_context(socket.create_connection(("127.0.0.1", server.port))) for _ in range(40)]
+        for number, connection in enumerate(drops):
+            connection.sendall(b"GET /health/liveness HTTP/1.1\r\nX-Long: "[: 10 + number])
+        asked = running_s()
+        for _ in range(10):
+            for connection in drops:
+                connection.sendall(b"a")
+            assert server.ask("GET", "/health/liveness")[0] == 200
+        assert running_s() - asked < 5
+
+
+def test_headers_that_come_in_pieces_are_read_also_those_behind_another_request():
+    head = b"POST /echo HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\nContent-Length: 13\r\n\r\n"
+    requests = 3 * (head + b'{"text": "a"}')
+    with (
+        serving(WEB_CONCURRENCY="1") as server,
+        socket.create_connection(("127.0.0.1", server.port), timeout=60) as connection,
+    ):
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        for at in range(0, len(requests), 50):
+            connection.sendall(requests[at : at + 50])
+            # Answered by the thread that reads headers, which has seen the piece by then.
+            assert server.ask("GET", "/health/liveness")[0] == 200
+        answer = b""
+        while answer.count(b'"pid":1}') < 3:
+            answer += connection.recv(65536) or pytest.fail(f"no whole answer: {answer!r}")
+    assert answer.count(b"HTTP/1.1 200 ") == 3
+
+
+def test_headers_without_end_are_a_431(server):
+    with socket.create_connection(("127.0.0.1", server.port), timeout=60) as connection:
+        connection.sendall(b"GET / HTTP/1.1\r\n" + b"X-Long: %s\r\n" % (b"a" * 4000) * 10)
+        assert connection.recv(100).startswith(b"HTTP/1.1 431 ")
+
+
+def test_headers_that_are_never_whole_cost_their_connection(server):
+    with socket.create_connection(("127.0.0.1", server.port), timeout=60) as connection:
+        connection.sendall(b"GET / HTTP/1.1\r\nHost: a\r\n")
+        assert connection.recv(100) == b""
+
+
 @pytest.mark.parametrize("framing", [b"Content-Length: 100000\r\n\r\n", b"Transfer-Encoding: chunked\r\n\r\n18000\r\n"])
 @pytest.mark.parametrize("drips", [True, False])
 def test_a_body_that_does_not_come_within_the_requests_limit_is_a_504(server, framing, drips):
