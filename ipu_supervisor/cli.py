@@ -10,7 +10,7 @@ from typing import Dict, List, Mapping, Optional, Sequence
 import zmq
 import zmq.auth
 
-from ipu_supervisor import config, devices, log
+from ipu_supervisor import config, devices, endpoints, log
 from ipu_supervisor.protocol import messages
 from ipu_supervisor.protocol.client import SupervisorClient
 from ipu_supervisor.protocol.deadline import Deadline
@@ -43,13 +43,13 @@ def _needed(command: str, environ: Mapping[str, str]) -> config.Config:
         return _served(environ)
     if command == "keys":
         return config.Config(())
-    return config.whereabouts(environ, config.CLIENT_KEYS if command in ("status", "top") else ())
+    return config.whereabouts(environ, endpoints.CLIENT_KEYS if command in ("status", "top") else ())
 
 
 def _served(environ: Mapping[str, str]) -> config.Config:
     """Return the settings and the devices that there are. Raises `ConfigError` that names the faults of both."""
     try:
-        return devices.check(config.from_env(environ, config.SUPERVISOR_KEYS), environ)
+        return devices.check(config.from_env(environ, endpoints.SUPERVISOR_KEYS), environ)
     except config.ConfigError as error:
         if error.known is None:
             raise

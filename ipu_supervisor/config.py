@@ -12,23 +12,18 @@ from dataclasses import dataclass, field
 from typing import Any, Collection, Dict, List, Mapping, Optional, Sequence, Tuple, Union
 
 import dotenv
+from dotenv.parser import parse_stream
 from marshmallow import Schema, ValidationError, fields
 
-from ipu_supervisor import layout
+from ipu_supervisor import endpoints, layout
 from ipu_supervisor.models import catalog
 from ipu_supervisor.models.base import BasePipeline
 from ipu_supervisor.schemas import DEFAULT_ENDPOINT, EntrySchema, EnvironmentSchema
 
 #: Exit codes by kind of fault (the numbers of sysexits.h): bad settings, a bad model file, too few devices.
 EXIT_CONFIG, EXIT_MODEL_FILE, EXIT_DEVICES = 78, 65, 69
-#: Longest path of a Unix socket, bytes (sun_path of Linux less its end mark).
-MAX_SOCKET_PATH_BYTES = 107
-#: Largest port of TCP.
-MAX_PORT = 65_535
 #: What says where the supervisor is.
 WHEREABOUTS = ("SUPERVISOR_ENDPOINT", "SUPERVISOR_RUN_DIR", "SUPERVISOR_CURVE_KEYS")
-#: What a folder of CURVE keys holds for the supervisor, and for who asks it: the web side, or an operator.
-SUPERVISOR_KEYS, CLIENT_KEYS = ("supervisor.key_secret", "clients"), ("supervisor.key", "service.key_secret")
 #: A model's route: one or more parts of `/` and a name.
 ROUTE = re.compile(r"(/\w[\w.~-]*)+\Z")
 #: With what the web side's own paths begin.
@@ -97,17 +92,35 @@ class Config:
 
 
 def environment(dotenv_path: str = ".env") -> Dict[str, str]:
-    """Return the process's environment over the defaults of `.env` (the one loader of that file)."""
+    """Return the process's environment over the defaults of `.env` (the one loader of that file).
+
+    An empty value is none. Raises `ConfigError` for a file that cannot be read as it was meant.
+    """
+    try:
+        with open(dotenv_path, encoding="utf-8") as lines:
+            faults = [
+                "{}: what begins in line {} is no NAME=value: is a quote missing?".format(
+                    dotenv_path, line.original.line
+                )
+                for line in parse_stream(lines)
+                if line.error
+            ]
+    except FileNotFoundError:
+        faults = []
+    except (OSError, ValueError) as error:
+        faults = ["{}: cannot be read as UTF-8 text: {}".format(dotenv_path, error)]
+    if faults:
+        raise ConfigError(faults)
     defaults = {name: value for name, value in dotenv.dotenv_values(dotenv_path).items() if value is not None}
-    return {**defaults, **os.environ}
+    return {**os.environ, **{name: value for name, value in defaults.items() if not os.environ.get(name)}}
 
 
-def whereabouts(environ: Mapping[str, str], keys: Sequence[str] = CLIENT_KEYS) -> Config:
+def whereabouts(environ: Mapping[str, str], keys: Sequence[str] = endpoints.CLIENT_KEYS) -> Config:
     """Return only where the supervisor is, whatever else has come to be wrong. Raises `ConfigError`."""
     return from_env({"SERVER_MODELS": "[]", **{name: environ[name] for name in WHEREABOUTS if name in environ}}, keys)
 
 
-def from_env(environ: Mapping[str, str], keys: Sequence[str] = CLIENT_KEYS) -> Config:
+def from_env(environ: Mapping[str, str], keys: Sequence[str] = endpoints.CLIENT_KEYS) -> Config:
     """Return the settings in `environ`; `keys`: which CURVE keys are needed, where any are.
 
     Raises `ConfigError` that names every fault at once.
@@ -116,8 +129,8 @@ def from_env(environ: Mapping[str, str], keys: Sequence[str] = CLIENT_KEYS) -> C
     values = checked(EnvironmentSchema(), {name: value for name, value in environ.items() if value != ""}, faults)
     models_path = tuple(pathlib.Path(part) for part in values["MODELS_PATH"].split(":") if part)
     faults += ["MODELS_PATH: no such folder: {}".format(path) for path in models_path if not path.is_dir()]
-    run_dir, socket_faults = _run_dir(values)
-    bad_settings = faults + socket_faults + _key_faults(values, keys)
+    run_dir, socket_faults = endpoints.run_dir(values)
+    bad_settings = faults + socket_faults + endpoints.key_faults(values, keys)
     models, bad_files = _models(values["SERVER_MODELS"], models_path, bad_settings)
     settings = Config(
         models=tuple(models),
@@ -152,17 +165,32 @@ def reread(config: Config, names: Collection[str]) -> Config:
 
 def checked(schema: Schema, values: Mapping[str, Any], faults: List[str], prefix: str = "") -> Dict[str, Any]:
     """Return what `schema` makes of `values`; bad ones are added to `faults` and replaced by their defaults."""
-    try:
-        return dict(schema.load(values))
-    except ValidationError as error:
-        messages = error.normalized_messages()
-    faults += ["{}{}: {}".format(prefix, name, _flat(message)) for name, message in messages.items()]
+    required = tuple(name for name, field in schema.fields.items() if field.required)
+    partial: Tuple[str, ...] = ()
+    # Twice: what is wrong with several values together is only found where each of them is right.
+    for _ in range(2):
+        try:
+            return dict(schema.load(values, partial=partial))
+        except ValidationError as error:
+            messages = error.normalized_messages()
+        told = [_fault(prefix, name, message) for name, message in messages.items()]
+        faults += [fault for fault in told if fault not in faults]
+        values, partial = _without(schema, values, messages), required
+    return dict(schema.load({}, partial=required))
+
+
+def _without(schema: Schema, values: Mapping[str, Any], messages: Mapping[str, Any]) -> Dict[str, Any]:
+    """Return the values that no message is about."""
     good = {name: value for name, value in values.items() if name not in messages}
     for name, message in messages.items():
         if isinstance(schema.fields.get(name), fields.Nested) and isinstance(values[name], dict):
             good[name] = {inner: value for inner, value in values[name].items() if inner not in message}
-    required = tuple(name for name, field in schema.fields.items() if field.required)
-    return dict(schema.load(good, partial=required))
+    return good
+
+
+def _fault(prefix: str, name: str, message: Any) -> str:
+    """Return one line for what is wrong with a value, or with several of them together."""
+    return "{}: {}".format((prefix + name if name != "_schema" else prefix.rstrip(".")) or "settings", _flat(message))
 
 
 def _flat(message: Any) -> str:
@@ -170,34 +198,6 @@ def _flat(message: Any) -> str:
     if isinstance(message, dict):
         return "; ".join("{}: {}".format(name, _flat(inner)) for name, inner in message.items())
     return " ".join(str(part) for part in message) if isinstance(message, list) else str(message)
-
-
-def _run_dir(values: Mapping[str, Any]) -> Tuple[pathlib.Path, List[str]]:
-    """Return the folder of the sockets, and what is wrong with the endpoint."""
-    scheme, _, place = values["SUPERVISOR_ENDPOINT"].partition("://")
-    if scheme == "ipc":
-        folder = pathlib.Path(values["SUPERVISOR_RUN_DIR"] or pathlib.Path(place).parent)
-        if len(os.fsencode(place)) > MAX_SOCKET_PATH_BYTES:
-            return folder, ["SUPERVISOR_ENDPOINT: a socket's path has at most {} bytes".format(MAX_SOCKET_PATH_BYTES)]
-        return folder, []
-    host, _, port = place.rpartition(":")
-    if not (re.fullmatch("[0-9]{1,5}", port) and 0 < int(port) <= MAX_PORT):
-        return pathlib.Path(".run"), ["SUPERVISOR_ENDPOINT: tcp:// needs a port from 1 to {}".format(MAX_PORT)]
-    if host in ("*", "0.0.0.0", "[::]"):
-        return pathlib.Path(".run"), ["SUPERVISOR_ENDPOINT: name one address, not every interface ({})".format(host)]
-    if not values["SUPERVISOR_CURVE_KEYS"] and host not in ("127.0.0.1", "localhost", "[::1]"):
-        return pathlib.Path(".run"), ["SUPERVISOR_ENDPOINT: tcp:// beyond loopback needs SUPERVISOR_CURVE_KEYS"]
-    return pathlib.Path(values["SUPERVISOR_RUN_DIR"] or ".run"), []
-
-
-def _key_faults(values: Mapping[str, Any], needed: Sequence[str]) -> List[str]:
-    """Return what lacks in the folder of CURVE keys; on `ipc://` nobody looks there."""
-    folder = values["SUPERVISOR_CURVE_KEYS"]
-    if not folder or not values["SUPERVISOR_ENDPOINT"].startswith("tcp://"):
-        return []
-    lacking = [name for name in needed if not os.access(os.path.join(folder, name), os.R_OK)]
-    text = "SUPERVISOR_CURVE_KEYS: cannot read {} in {}; `python -m ipu_supervisor keys FOLDER` makes keys"
-    return [text.format(" and ".join(lacking), folder)] if lacking else []
 
 
 def _models(
@@ -251,8 +251,14 @@ def _model(
     except catalog.ModelFileError as error:
         bad_files.append("{}model: {}".format(prefix, error))
         return []
-    if pipeline is not BasePipeline:
-        values["options"] = checked(pipeline.Options(), values["options"], bad_settings, prefix + "options.")
+    try:
+        if pipeline is not BasePipeline:
+            values["options"] = checked(pipeline.Options(), values["options"], bad_settings, prefix + "options.")
+        values["shapes"] = dict(pipeline.shapes(values["options"]))
+    except (Exception, SystemExit) as error:  # noqa: BLE001  # its code may do anything
+        text = "{}model: {}: its Options or shapes(): {}: {}"
+        bad_files.append(text.format(prefix, file.path, type(error).__name__, error))
+        return []
     if "max_client_batch_size" not in entry:
         values["max_client_batch_size"] = min(values["max_client_batch_size"], values["max_backlog"])
     if values["max_client_batch_size"] > values["max_backlog"]:
@@ -277,7 +283,6 @@ def _complete(file: catalog.ModelFile, pipeline: Any, values: Dict[str, Any]) ->
     values["checkpoint"] = values["checkpoint"] or pipeline.checkpoint
     values["revision"] = values["revision"] or pipeline.revision
     values["ipu"] = layout.complete(values["ipu"], pipeline.task)
-    values["shapes"] = dict(pipeline.shapes(values["options"]))
     return ModelConfig(
         name=file.name,
         file=file,

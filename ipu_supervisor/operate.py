@@ -27,7 +27,9 @@ def answer_commands(supervisor: "Supervisor", now: float) -> None:
             *envelope, frame = supervisor.sockets.operator.recv_multipart(zmq.NOBLOCK)
         except zmq.Again:
             return
-        answer = _obey(supervisor, frame, now)
+        done = _obey(supervisor, frame, now)
+        # A fault may quote what is no Unicode.
+        answer = OperatorAnswer(done.ok, done.message.encode("utf-8", "backslashreplace").decode())
         try:
             supervisor.sockets.operator.send_multipart([*envelope, messages.encode(answer)], zmq.NOBLOCK)
         except zmq.ZMQError:
@@ -64,9 +66,10 @@ def reload(supervisor: "Supervisor", model: str, now: float) -> OperatorAnswer:
     names = _named(supervisor, model)
     try:
         supervisor.config = _reread(supervisor, names)
-    except config.ConfigError as error:
-        log.event("reload_refused", 40, model=model, faults=error.faults)
-        return OperatorAnswer(False, str(error))
+    except (Exception, SystemExit) as error:  # noqa: BLE001  # model files are run, and whatever they do, the others serve on
+        faults = error.faults if isinstance(error, config.ConfigError) else [repr(error)]
+        log.event("reload_refused", 40, exc_info=not isinstance(error, config.ConfigError), model=model, faults=faults)
+        return OperatorAnswer(False, "\n".join(faults))
     for entry in _entries(supervisor.config, names):
         pool, versions = supervisor.pools[entry.name], supervisor.versions[entry.name]
         wanted = pool.reload(now, changed=entry.file.sha256 != versions.of(None).file.sha256)

@@ -44,7 +44,7 @@ class Sockets:
         folder.mkdir(mode=RUN_DIR_MODE, parents=True, exist_ok=True)
         self._take_lock(folder / "supervisor.lock")
         self.front = self._bind_front()
-        self.replicas_endpoint = "ipc://{}".format((folder / "replicas.sock").resolve())
+        self.replicas_endpoint = "ipc://{}".format((folder / "replicas.sock").absolute())
         self.replicas = self._bind(self.replicas_endpoint, PRIVATE_MODE)
         self.operator = self._bind(operator_endpoint(folder), PRIVATE_MODE)
 

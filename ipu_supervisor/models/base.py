@@ -4,9 +4,10 @@ Imported by both halves (the web side reads the schemas), so nothing here or at 
 torch, transformers or numpy.
 """
 
+import math
 from typing import Any, ClassVar, Dict, List, Mapping, Optional, Type
 
-from marshmallow import INCLUDE, Schema, ValidationError, fields, validate
+from marshmallow import INCLUDE, Schema, ValidationError, fields, validate, validates_schema
 
 #: A text with something to read in it. The class is spelled out because `\s` alone means another set of characters in
 #: Python, in ECMAScript (which OpenAPI's patterns are) and in other tools; this is the union of their white space.
@@ -34,6 +35,16 @@ class AnyObject(Schema):
         """Every field is welcome."""
 
         unknown = INCLUDE
+
+    @validates_schema
+    def _check_numbers(self, values: Mapping[str, Any], **_: Any) -> None:
+        """Refuse what JSON has no number for, and would become null."""
+        pending: List[Any] = [values]
+        while pending:
+            value = pending.pop()
+            if isinstance(value, float) and not math.isfinite(value):
+                raise ValidationError("Holds {}, which is no number in JSON.".format(value))
+            pending += value.values() if isinstance(value, Mapping) else value if isinstance(value, list) else []
 
 
 def encodable(text: str) -> None:

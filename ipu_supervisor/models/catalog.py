@@ -13,7 +13,9 @@ import pathlib
 import re
 import sys
 import types
-from typing import Any, List, NamedTuple, Optional, Sequence, Set, Type
+from typing import Any, Callable, Dict, List, Mapping, NamedTuple, Optional, Sequence, Set, Type
+
+from marshmallow import Schema
 
 from ipu_supervisor.models.base import BasePipeline
 
@@ -23,6 +25,20 @@ BUILT_IN = pathlib.Path(__file__).parent
 NOT_MODELS = frozenset({"__init__", "base", "catalog", "extract", "forward", "older", "spans", "vectors"})
 #: A model's name: the name of its file.
 NAME = re.compile(r"[a-z][a-z0-9_]{0,63}\Z")
+
+
+def _is_schema(value: Any) -> bool:
+    """Say whether a value is a class of marshmallow schemas."""
+    return isinstance(value, type) and issubclass(value, Schema)
+
+
+#: What a `Pipeline` has, and how each of it is recognised.
+ATTRIBUTES: Dict[str, Callable[[Any], bool]] = {
+    **dict.fromkeys(("route", "task", "checkpoint", "revision", "summary"), lambda value: isinstance(value, str)),
+    **dict.fromkeys(("Input", "Output", "Options"), _is_schema),
+    "example": lambda value: isinstance(value, Mapping),
+    "deterministic": lambda value: isinstance(value, bool),
+}
 #: What a file of the newer shape must not import at its top: the web side imports it.
 HEAVY = frozenset({"torch", "transformers", "numpy", "tokenizers", "poptorch", "optimum"})
 
@@ -73,6 +89,10 @@ class ModelFile(NamedTuple):
         pipeline = getattr(self.module(), "Pipeline", None)
         if not (isinstance(pipeline, type) and issubclass(pipeline, BasePipeline)):
             raise ModelFileError("{}: Pipeline is not a BasePipeline".format(self.path))
+        wrong = [name for name, holds in ATTRIBUTES.items() if not holds(getattr(pipeline, name, None))]
+        if wrong:
+            text = "{}: Pipeline lacks, or has of the wrong type: {}; docs/adding-a-model.md says what each is"
+            raise ModelFileError(text.format(self.path, ", ".join(wrong)))
         return pipeline
 
     def module(self) -> Any:
@@ -132,10 +152,11 @@ def _shape(tree: ast.Module, path: pathlib.Path) -> Shape:
         if heavy:
             raise ModelFileError("{}: imports {} at its top; import it where it is used".format(path, ", ".join(heavy)))
         return Shape.PIPELINE
-    if pipeline is not None:
-        return Shape.BARE_CLASS
+    # A file that has both made its model itself, perhaps with arguments.
     if {"pipe", "compile"} <= _defined(tree):
         return Shape.BARE_PIPE
+    if pipeline is not None:
+        return Shape.BARE_CLASS
     raise ModelFileError("{}: has neither a class Pipeline nor a pipe and a function compile(pipe)".format(path))
 
 

@@ -35,7 +35,7 @@ def test_web_half_loads_no_torch_transformers_or_numpy():
     assert "flask" in packages(modules)
     assert packages(modules) & HEAVY == set()
     inner = {module.split(".")[1] for module in modules if module.startswith("ipu_supervisor.")}
-    assert inner <= {"protocol", "models", "config", "layout", "schemas"}
+    assert inner <= {"protocol", "models", "config", "endpoints", "layout", "schemas"}
 
 
 @pytest.mark.parametrize("module", ["ipu_supervisor.cli", "ipu_supervisor.loop", "ipu_supervisor.launchers.local"])

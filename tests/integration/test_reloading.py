@@ -95,6 +95,9 @@ def test_options_that_the_file_now_has_reach_the_new_replicas(start, write, wait
         (newer() + "1 / 0\n", "ZeroDivisionError"),
         (newer(rest="deterministic = False"), "takes a restart of the supervisor"),
         ("x = " + "-" * 20_000 + "1\n", "not Python"),
+        (newer(rest="shapes = classmethod(lambda cls, options: {'length': options['lenght']})"), "KeyError: 'lenght'"),
+        (newer(rest="Options = Options()"), "wrong type: Options"),
+        (newer(rest="shapes = classmethod(lambda cls, options: exit(3))"), "SystemExit: 3"),
     ],
 )
 def test_a_file_that_cannot_serve_is_refused_and_nothing_changes(start, write, text, fault):

@@ -8,6 +8,22 @@ import pytest
 from ipu_supervisor import config
 from ipu_supervisor.config import ConfigError
 
+#: A schema that takes nothing, not even its own defaults.
+REFUSING = """
+from marshmallow import ValidationError, validates_schema
+from ipu_supervisor.models.base import OptionsSchema
+class Refusing(OptionsSchema):
+    @validates_schema
+    def check(self, options, **_):
+        raise ValidationError("never")
+"""
+#: The least that a model file of the newer shape holds.
+MINE = """
+from ipu_supervisor.models.base import AnyObject, BasePipeline
+class Pipeline(BasePipeline):
+    Input = Output = AnyObject
+"""
+
 
 def settings(*entries, **env):
     return config.from_env({"SERVER_MODELS": json.dumps(entries), **env})
@@ -104,8 +120,7 @@ def test_a_route_that_collides_with_nothing_is_taken(tmp_path, route):
 
 def routed(folder, route):
     """Put a model file with a route of its own into a folder, and return the folder."""
-    text = "from ipu_supervisor.models.base import BasePipeline\nclass Pipeline(BasePipeline):\n    route = {!r}\n"
-    (folder / "mine.py").write_text(text.format(route), encoding="utf-8")
+    (folder / "mine.py").write_text("{}    route = {!r}\n".format(MINE, route), encoding="utf-8")
     return folder
 
 
@@ -146,6 +161,73 @@ def test_the_run_folder_is_that_of_the_endpoint():
     assert settings({"model": "echo"}, SUPERVISOR_ENDPOINT="ipc:///a/b.sock").run_dir == pathlib.Path("/a")
     tcp = settings({"model": "echo"}, SUPERVISOR_ENDPOINT="tcp://127.0.0.1:1", SUPERVISOR_RUN_DIR="/b")
     assert tcp.run_dir == pathlib.Path("/b")
+
+
+@pytest.mark.parametrize(
+    ("wrong", "why"),
+    [
+        ("Options = None", "wrong type: Options;"),
+        ("Input = AnyObject()", "wrong type: Input;"),
+        ("Output = None\n    deterministic = 'yes'", "wrong type: Output, deterministic;"),
+        ("route = 7", "wrong type: route;"),
+        ("shapes = classmethod(lambda cls, options: {'length': options['lenght']})", "shapes(): KeyError: 'lenght'"),
+        ("shapes = classmethod(lambda cls, options: None)", "shapes(): TypeError"),
+        ("Options = Refusing", "Options or shapes(): ValidationError: {'_schema': ['never']}"),
+    ],
+)
+def test_code_of_a_model_file_that_goes_wrong_is_a_fault_of_that_file(tmp_path, wrong, why):
+    text = REFUSING + MINE + "    {}\n".format(wrong)
+    (tmp_path / "mine.py").write_text(text, encoding="utf-8")
+    found = faults({"model": "question_answering"}, {"model": "mine"}, MODELS_PATH=str(tmp_path))
+    assert found.exit_code == config.EXIT_MODEL_FILE or "Refusing" in wrong
+    assert "SERVER_MODELS[1].model: {}".format(tmp_path / "mine.py") in found.faults[-1]
+    assert why in found.faults[-1]
+
+
+def test_what_several_options_break_together_is_named_with_what_each_breaks():
+    options = {"min_new_tokens": 500, "max_new_tokens": 20, "typo": 1}
+    found = faults({"model": "summarization", "options": options, "replicas": 0})
+    assert [fault.partition(":")[0] for fault in found.faults] == [
+        "SERVER_MODELS[0].replicas",
+        "SERVER_MODELS[0].options.typo",
+        "SERVER_MODELS[0].options.min_new_tokens",
+    ]
+
+
+@pytest.mark.parametrize("endpoint", ["ipc://@name", "ipc://*"])
+def test_a_socket_that_anybody_may_open_is_refused(endpoint):
+    assert "name a file" in faults(SUPERVISOR_ENDPOINT=endpoint).faults[0]
+
+
+def test_a_folder_whose_sockets_would_have_too_long_paths_is_refused(tmp_path, monkeypatch):
+    deep = tmp_path / ("x" * 100)
+    assert "is too long" in faults(SUPERVISOR_RUN_DIR=str(deep)).faults[0]
+    deep.mkdir()
+    monkeypatch.chdir(deep)
+    # The path of the endpoint is short, for it is relative; that of the replicas' socket cannot be.
+    assert "is too long" in faults().faults[0]
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        (b"LOG_LEVEL=INFO\nSERVER_MODELS='[]\nCHECKPOINTS=demo\n", "what begins in line 2 is no NAME=value"),
+        (b"LOG_LEVEL\nLOG LEVEL=INFO\n", "what begins in line 2 is no NAME=value"),
+        (b"# Gr\xf6\xdfe\n", "cannot be read as UTF-8 text"),
+    ],
+)
+def test_a_file_that_cannot_be_read_as_it_was_meant_stops_the_start(tmp_path, text, why):
+    (tmp_path / ".env").write_bytes(text)
+    with pytest.raises(config.ConfigError) as caught:
+        config.environment(str(tmp_path / ".env"))
+    assert why in caught.value.faults[0]
+    assert ".env" in caught.value.faults[0]
+
+
+def test_an_empty_value_hides_none_of_the_file(tmp_path, monkeypatch):
+    (tmp_path / ".env").write_text("SERVER_PORT=8150\n", encoding="utf-8")
+    monkeypatch.setenv("SERVER_PORT", "")
+    assert config.environment(str(tmp_path / ".env"))["SERVER_PORT"] == "8150"
 
 
 def test_the_environment_wins_over_the_file(tmp_path, monkeypatch):

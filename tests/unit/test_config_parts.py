@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from ipu_supervisor import cli, config
+from ipu_supervisor import cli, config, endpoints
 from ipu_supervisor.config import ConfigError
 
 #: Too few for the model below.
@@ -62,7 +62,7 @@ def test_the_supervisor_needs_its_own_keys_and_who_asks_it_needs_others(keys):
     (keys / "supervisor.key_secret").unlink()
     assert config.from_env(over_tcp(keys)).curve_keys == keys
     with pytest.raises(ConfigError, match=r"cannot read supervisor\.key_secret in .* keys FOLDER"):
-        config.from_env(over_tcp(keys), config.SUPERVISOR_KEYS)
+        config.from_env(over_tcp(keys), endpoints.SUPERVISOR_KEYS)
     (keys / "service.key_secret").unlink()
     with pytest.raises(ConfigError, match=r"cannot read service\.key_secret in"):
         config.from_env(over_tcp(keys))

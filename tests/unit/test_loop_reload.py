@@ -12,11 +12,12 @@ from ipu_supervisor.loop import Supervisor
 from ipu_supervisor.protocol.messages import Hello, Identity, Loaded, OperatorCommand, Ready
 
 FILE = """
-from ipu_supervisor.models.base import BasePipeline
+from ipu_supervisor.models.base import AnyObject, BasePipeline
 
 class Pipeline(BasePipeline):
     task = "question-answering"
     checkpoint = {!r}
+    Input = Output = AnyObject
 
     @classmethod
     def shapes(cls, options):

@@ -27,6 +27,20 @@ def compile(pipe: SummarizationPipeline):
     return
 pipe = SummarizationPipeline()
 """
+#: As Graphcore's own README shows a new model.
+BOTH = """
+args = "given"
+class Pipeline:
+    made = 0
+    def __init__(self, args):
+        self.args, self.compiled = args, False
+        Pipeline.made += 1
+    def __call__(self, inputs):
+        return {"args": self.args, "compiled": self.compiled, "made": self.made}
+def compile(pipe):
+    pipe.compiled = True
+pipe = Pipeline(args)
+"""
 
 
 @pytest.fixture
@@ -42,6 +56,20 @@ def test_a_bare_class_answers_item_by_item_after_its_compile(serve):
     pipeline = serve(BARE_CLASS)
     pipeline.compile()
     assert pipeline([{"text": "a"}, {"text": "b"}]) == [{"results": "A", "calls": 2}, {"results": "B", "calls": 3}]
+
+
+def test_a_file_that_makes_its_pipe_of_its_own_class_serves_that_pipe(serve):
+    pipeline = serve(BOTH)
+    pipeline.compile()
+    assert pipeline([{}, {}]) == [{"args": "given", "compiled": True, "made": 1}] * 2
+
+
+@pytest.mark.parametrize("number", ["nan", "inf", "-inf"])
+def test_a_number_that_json_does_not_have_is_no_answer(serve, number):
+    pipeline = serve("class Pipeline:\n    def __call__(self, inputs):\n        return inputs\n")
+    for answer in pipeline([{"a": [{"b": float(number)}]}, {"a": float(number)}]):
+        assert "no number in JSON" in str(pipeline.Output().validate(answer))
+    assert pipeline.Output().validate({"a": [1.5, {"b": 1e308}, "nan"]}) == {}
 
 
 def test_an_item_that_raises_fails_alone(serve):

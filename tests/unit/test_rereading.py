@@ -8,7 +8,7 @@ from ipu_supervisor import config
 
 FILE = """
 from marshmallow import fields
-from ipu_supervisor.models.base import BasePipeline, OptionsSchema
+from ipu_supervisor.models.base import AnyObject, BasePipeline, OptionsSchema
 
 class Options(OptionsSchema):
     length = fields.Integer(load_default={length})
@@ -17,7 +17,7 @@ class Pipeline(BasePipeline):
     route = "/{route}"
     task = "{task}"
     checkpoint = "{checkpoint}"
-    Options = Options
+    Input, Output, Options = AnyObject, AnyObject, Options
 
     @classmethod
     def shapes(cls, options):
