@@ -15,7 +15,7 @@ from ipu_supervisor.protocol import messages
 from ipu_supervisor.protocol.client import SupervisorClient
 from ipu_supervisor.protocol.deadline import Deadline
 from ipu_supervisor.protocol.errors import ProtocolError, RequestError
-from ipu_supervisor.sockets import AlreadyRunning, operator_endpoint
+from ipu_supervisor.sockets import AlreadyRunning, CannotListen, operator_endpoint
 
 #: Exit codes (sysexits.h): what was asked for failed; another supervisor runs; the supervisor cannot be reached.
 EXIT_REFUSED, EXIT_RUNNING, EXIT_UNREACHABLE = 1, 75, 69
@@ -71,8 +71,8 @@ def run(settings: config.Config, given: argparse.Namespace) -> int:
     except AlreadyRunning as error:
         print("error: {}".format(error), file=sys.stderr)
         return EXIT_RUNNING
-    except zmq.ZMQError as error:
-        print("error: cannot bind {}: {}".format(settings.endpoint, error), file=sys.stderr)
+    except CannotListen as error:
+        print("error: {}".format(error), file=sys.stderr)
         return config.EXIT_CONFIG
     return 0
 

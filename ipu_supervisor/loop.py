@@ -68,7 +68,7 @@ class Supervisor:
     # ---- life --------------------------------------------------------------------------------------------------------
 
     def run(self) -> None:
-        """Serve until told to stop. Raises `AlreadyRunning` and `zmq.ZMQError` when the sockets cannot be bound."""
+        """Serve until told to stop. Raises `AlreadyRunning`, `CannotListen`."""
         try:
             self._heed_signals()
             self.sockets.open()

@@ -4,12 +4,14 @@ import fcntl
 import os
 import pathlib
 import resource
+import stat
 from typing import IO, Callable, List, Optional
 
 import zmq
 import zmq.auth
 from zmq.auth.thread import ThreadAuthenticator
 
+from ipu_supervisor import log
 from ipu_supervisor.config import Config
 from ipu_supervisor.protocol import messages
 
@@ -23,26 +25,42 @@ WANTED_FILES = 65_536
 
 
 class AlreadyRunning(RuntimeError):
-    """Another supervisor holds the lock of this run folder."""
+    """Another supervisor holds the lock of this run folder, or of this endpoint."""
+
+
+class CannotListen(RuntimeError):
+    """The sockets cannot be bound as the settings say; the message says why."""
 
 
 class Sockets:
-    """Bound sockets; `close()` leaves no file behind but the lock."""
+    """Bound sockets; `close()` leaves no file behind but the locks."""
 
     def __init__(self, config: Config) -> None:
         """Store where to bind."""
         self._config = config
         self._context = zmq.Context()
-        self._lock: Optional[IO[str]] = None
+        self._locks: List[IO[str]] = []
         self._authenticator: Optional[ThreadAuthenticator] = None
         self._files: List[pathlib.Path] = []
 
     def open(self) -> None:
-        """Take the lock, then bind (a second bind on a live path would succeed silently). Raises `AlreadyRunning`."""
+        """Take the locks, then bind. Raises `AlreadyRunning`, `CannotListen`."""
         allow_files(WANTED_FILES)
-        folder = self._config.run_dir
+        try:
+            self._open(self._config.run_dir)
+        except (OSError, ValueError, zmq.ZMQError) as error:
+            text = "cannot listen on {}, with its other sockets in {}: {}"
+            raise CannotListen(text.format(self._config.endpoint, self._config.run_dir, error)) from error
+
+    def _open(self, folder: pathlib.Path) -> None:
+        """Do so. Raises what goes wrong."""
         folder.mkdir(mode=RUN_DIR_MODE, parents=True, exist_ok=True)
+        if folder.stat().st_mode & stat.S_IWOTH:
+            log.event("run_dir_is_open_to_everybody", 30, folder=folder, advice="chmod 750")
         self._take_lock(folder / "supervisor.lock")
+        if self._config.endpoint.startswith("ipc://"):
+            # A second bind on a live path would succeed silently, also out of another run folder.
+            self._take_lock(pathlib.Path(self._config.endpoint[len("ipc://") :] + ".lock"))
         self.front = self._bind_front()
         self.replicas_endpoint = "ipc://{}".format((folder / "replicas.sock").absolute())
         self.replicas = self._bind(self.replicas_endpoint, PRIVATE_MODE)
@@ -55,14 +73,14 @@ class Sockets:
         self._context.destroy(linger=200)
         for path in self._files:
             path.unlink(missing_ok=True)
-        if self._lock is not None:
-            self._lock.close()
+        for lock in self._locks:
+            lock.close()
 
     def _take_lock(self, path: pathlib.Path) -> None:
         """Hold an advisory lock for as long as this process lives."""
-        self._lock = path.open("w", encoding="ascii")
+        self._locks.append(path.open("w", encoding="ascii"))
         try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(self._locks[-1], fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             raise AlreadyRunning("another supervisor holds {}".format(path)) from None
 

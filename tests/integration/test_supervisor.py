@@ -95,10 +95,40 @@ def test_sockets_are_open_to_no_more_than_they_must(daemon):
     assert modes == {"s.sock": 0o660, "replicas.sock": 0o600, "operator.sock": 0o600}
 
 
-def test_a_second_supervisor_is_refused_and_the_first_serves_on(daemon, wait_until):
+@pytest.mark.parametrize("elsewhere", [False, True], ids=["same folder", "same endpoint"])
+def test_a_second_supervisor_is_refused_and_the_first_serves_on(daemon, elsewhere):
+    if elsewhere:
+        daemon.env["SUPERVISOR_RUN_DIR"] = str(daemon.folder / "elsewhere")
     done = daemon.command("run")
     assert (done.returncode, b"another supervisor" in done.stderr) == (75, True)
     assert result(daemon.ask("still here")) == "still here"
+
+
+@pytest.mark.parametrize(
+    ("env", "why"),
+    [
+        ({"SUPERVISOR_RUN_DIR": "/dev/null"}, b"File exists"),
+        ({"SUPERVISOR_RUN_DIR": "/proc/nowhere"}, b"No such file"),
+        ({"SUPERVISOR_ENDPOINT": "tcp://192.0.2.1:5555", "SUPERVISOR_CURVE_KEYS": "keys"}, b"Cannot assign"),
+    ],
+)
+def test_sockets_that_cannot_be_bound_are_a_fault_of_the_settings_that_is_told(short_dir, spawn, env, why):
+    daemon = Daemon(spawn, short_dir, [], **env)
+    daemon.env["SUPERVISOR_RUN_DIR"] = daemon.env.get("SUPERVISOR_RUN_DIR", str(short_dir))
+    if "SUPERVISOR_CURVE_KEYS" in env:
+        daemon.env["SUPERVISOR_CURVE_KEYS"] = str(short_dir / "keys")
+        assert daemon.command("keys", str(short_dir / "keys")).returncode == 0
+    done = daemon.command("run")
+    assert (done.returncode, b"error: cannot listen on" in done.stderr, why in done.stderr) == (78, True, True), done
+
+
+def test_a_key_that_is_none_is_told(short_dir, spawn):
+    keys = {"SUPERVISOR_ENDPOINT": "tcp://127.0.0.1:5555", "SUPERVISOR_CURVE_KEYS": str(short_dir / "keys")}
+    daemon = Daemon(spawn, short_dir, [], SUPERVISOR_RUN_DIR=str(short_dir), **keys)
+    assert daemon.command("keys", str(short_dir / "keys")).returncode == 0
+    (short_dir / "keys/supervisor.key_secret").write_text("nonsense", encoding="ascii")
+    done = daemon.command("run")
+    assert (done.returncode, b"error: cannot listen on" in done.stderr) == (78, True), done
 
 
 def test_killed_supervisor_takes_its_replicas_along_even_frozen_ones(daemon, wait_until):
