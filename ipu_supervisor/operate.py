@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 #: Most replicas that `scale` takes, as in `SERVER_MODELS`.
 MOST_REPLICAS = 64
+STOPPING = "the supervisor stops; nothing is started any more"
 
 _decode: messages.Decoder[OperatorCommand] = messages.Decoder(OperatorCommand)
 
@@ -81,7 +82,7 @@ def reload(supervisor: "Supervisor", model: str, now: float) -> OperatorAnswer:
 def _reread(supervisor: "Supervisor", names: List[str]) -> config.Config:
     """Return the settings with some models' files read again. Raises `ConfigError`, also for what takes a restart."""
     if supervisor.draining:
-        raise config.ConfigError(["the supervisor stops; nothing is started any more"])
+        raise config.ConfigError([STOPPING])
     settings = config.reread(supervisor.config, names)
     models = _entries(settings, names)
     devices.check(dataclasses.replace(settings, models=tuple(models)), supervisor.environ)
@@ -104,6 +105,8 @@ def _fixed(model: config.ModelConfig, settings: config.Config) -> Tuple[PoolSett
 
 def scale(supervisor: "Supervisor", command: OperatorCommand, now: float) -> OperatorAnswer:
     """Change the number of replicas of one model."""
+    if supervisor.draining:
+        return OperatorAnswer(False, STOPPING)
     if not command.model or not 0 < command.replicas <= MOST_REPLICAS:
         return OperatorAnswer(False, "scale takes a model and 1 to {} replicas".format(MOST_REPLICAS))
     lacking = supervisor.leases.lacking({**supervisor.wanted(), command.model: command.replicas})

@@ -49,7 +49,7 @@ def _model(supervisor: "Supervisor", name: str, pool: Pool, now: float) -> Model
         backlog=len(requests.backlog),
         in_flight=sum(len(replica.aboard) for replica in crew.all()),
         max_backlog=pool.settings.max_backlog,
-        expected_wait_s=requests.expected_wait_s(crew.usable()),
+        expected_wait_s=pool.expected_wait_s(now),
         load_s=crew.load_s or 0.0,
         last_error=crew.last_error,
         advice=crew.advice(),

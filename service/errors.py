@@ -48,7 +48,10 @@ STATUS: dict[Code, tuple[int, str]] = {
     ErrorCode.DRAINING: (503, "The server takes no new requests; come back after `Retry-After` seconds."),
     ErrorCode.DEADLINE_EXCEEDED: (504, "The request's time ran out before the answer came."),
     ErrorCode.REPLICA_DIED: (503, "The model's process died and no time was left to run the request again."),
-    ErrorCode.POISON: (500, "This request killed the model's process twice and is refused from now on."),
+    ErrorCode.POISON: (
+        500,
+        "This request ended the model's process twice, which died or took too long; it is refused for ten minutes.",
+    ),
     ErrorCode.MODEL_ERROR: (500, "The model failed on this input; the log tells more under the request id."),
     ErrorCode.PROTOCOL: (502, "The supervisor and the web side did not understand each other."),
     HttpCode.BAD_JSON: (400, "The body is not JSON."),

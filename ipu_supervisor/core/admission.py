@@ -45,8 +45,9 @@ class Admission:
 
     def seconds(self, flying: Load, waiting: Load, usable: int) -> float:
         """Return the estimated seconds until all of it is done; 0 while nothing was measured."""
+        batches = self._cost.batches(*flying) + self._cost.batches(*waiting)
         work = self._cost.work(*flying) + self._cost.work(*waiting)
-        return self._rate.seconds(work) / max(usable, 1)
+        return self._rate.seconds(batches, work) / max(usable, 1)
 
     def refusal(
         self, budget_s: float, fresh: Sequence[int], flying: Load, waiting: Load, capacity: Capacity

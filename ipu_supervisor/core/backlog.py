@@ -21,20 +21,20 @@ class Computation:
     """One item to compute, and who waits for it."""
 
     __slots__ = (
-        *("key", "name", "item", "size", "arrived", "dispatched", "waiters"),
+        *("key", "name", "item", "size", "dispatched", "waiters"),
         *("alone", "orphaned", "in_flight", "request_id"),
     )
 
-    def __init__(self, key: bytes, name: bytes, item: msgspec.Raw, size: int, arrived: float) -> None:
-        """Store what is to be computed; `key`: hash of the item, `size` in tokens, `arrived` monotonic seconds."""
+    def __init__(self, key: bytes, name: bytes, item: msgspec.Raw, size: int, now: float) -> None:
+        """Store what is to be computed; `key`: hash of the item, `size` in tokens, `now` monotonic seconds."""
         self.key = key
         #: Under what it is found: its key when equal items may share it, else its one waiter.
         self.name = name
         self.item = item
         self.size = size
-        self.arrived = arrived
-        self.dispatched = arrived
-        self.waiters: Dict[Waiter, None] = {}
+        self.dispatched = now
+        #: When each began to wait, monotonic seconds.
+        self.waiters: Dict[Waiter, float] = {}
         #: Must run in a batch of its own: it was aboard a batch that raised or a replica that died.
         self.alone = False
         #: A replica ended with it aboard.

@@ -4,7 +4,8 @@
 FIRST_DELAY_S = 0.5
 #: Longest wait between two restarts, seconds.
 MAX_DELAY_S = 30.0
-#: Failures in a row without any progress after which a replica is given up (chosen).
+#: Starts in a row that failed, or lives in a row that ended with innocent work aboard and without any progress, after
+#: which a replica is given up (chosen).
 GIVE_UP_AFTER = 5
 
 
@@ -15,13 +16,18 @@ class Backoff:
         """Begin with a clean record."""
         self.restarts = 0
         self._deaths = 0
-        self._failures = 0
+        self._failed_starts = self._failures = 0
+        self._started = False
         self._given_up = False
+
+    def started(self) -> None:
+        """Forget the starts that failed: the replica is READY."""
+        self._failed_starts = 0
+        self._started = True
 
     def progressed(self) -> None:
         """Forget what went wrong before: the replica answered a batch."""
-        self._deaths = 0
-        self._failures = 0
+        self._deaths = self._failed_starts = self._failures = 0
 
     def died(self, counts: bool) -> float:
         """Note a death and return the seconds to wait before the restart.
@@ -30,7 +36,11 @@ class Backoff:
         """
         self.restarts += 1
         self._deaths += 1
-        self._failures += counts
+        if self._started:
+            self._failures += counts
+        else:
+            self._failed_starts += counts
+        self._started = False
         if self._deaths == 1:
             return 0.0
         return float(min(MAX_DELAY_S, FIRST_DELAY_S * 2 ** min(self._deaths - 2, 16)))
@@ -45,4 +55,4 @@ class Backoff:
 
     def hopeless(self) -> bool:
         """Say whether the replica failed too often in a row, or for good."""
-        return self._given_up or self._failures >= GIVE_UP_AFTER
+        return self._given_up or max(self._failed_starts, self._failures) >= GIVE_UP_AFTER

@@ -25,10 +25,12 @@ class Cost(NamedTuple):
 
     def work(self, count: int, tokens: int) -> float:
         """Return the cost of `count` items with `tokens` tokens in all, in full batches without padding."""
+        return self.fixed * self.batches(count, tokens) + self.per_token * tokens
+
+    def batches(self, count: int, tokens: int) -> int:
+        """Return the least number of batches that hold `count` items with `tokens` tokens in all."""
         batches = -(-count // self.max_batch)
-        if self.max_tokens is not None:
-            batches = max(batches, -(-tokens // self.max_tokens))
-        return self.fixed * batches + self.per_token * tokens
+        return batches if self.max_tokens is None else max(batches, -(-tokens // self.max_tokens))
 
     def fits(self, count: int, longest: int) -> bool:
         """Say whether a batch obeys the limits."""
@@ -57,14 +59,16 @@ def choose(backlog: Sequence[Computation], cost: Cost, now: float) -> List[Compu
         return [anchor]
     company = [item for item in backlog[1:] if not item.alone]
     ranked = [anchor, *sorted(company, key=lambda item: abs(item.size - anchor.size))]
-    best = max(range(1, min(len(ranked), cost.max_batch) + 1), key=lambda count: _yield(ranked[:count], cost))
-    members = {id(item) for item in ranked[:best]}
+    members = {id(item) for item in ranked[: _best(ranked, cost)]}
     return [item for item in backlog if id(item) in members]
 
 
-def _yield(batch: List[Computation], cost: Cost) -> float:
-    """Return the useful tokens per unit of cost; negative when the batch is not allowed."""
-    longest = max(item.size for item in batch)
-    if len(batch) > 1 and not cost.fits(len(batch), longest):
-        return -1.0
-    return sum(item.size for item in batch) / max(cost.of(len(batch), longest), 1e-9)
+def _best(ranked: Sequence[Computation], cost: Cost) -> int:
+    """Return how many of the first of these make most useful tokens per unit of cost; the fewest that do."""
+    best, most, tokens, longest = 1, 0.0, 0, 0
+    for count, item in enumerate(ranked[: cost.max_batch], 1):
+        tokens, longest = tokens + item.size, max(longest, item.size)
+        gain = tokens / max(cost.of(count, longest), 1e-9)
+        if gain > most and (count == 1 or cost.fits(count, longest)):
+            best, most = count, gain
+    return best

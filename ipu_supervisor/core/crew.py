@@ -6,7 +6,7 @@ Knows nothing of requests. Every method takes `now` (monotonic seconds) and retu
 import itertools
 import logging
 from dataclasses import dataclass
-from typing import Dict, List, Optional, Tuple
+from typing import Any, Dict, List, Optional, Tuple
 
 from ipu_supervisor.core.actions import Action, CompileOver, Kill, Note, Send, Spawn, Terminate
 from ipu_supervisor.core.batching import SINGLY, Cost
@@ -90,9 +90,10 @@ class Crew:
         return sum(replica.state in USABLE for replica in self.places.values())
 
     def hopeful(self) -> bool:
-        """Say whether any replica computes or may come to."""
-        failed = sum(replica.state is State.FAILED for replica in self._members(True))
-        return failed < self.wanted or any(replica.state is not State.FAILED for replica in self._members(False))
+        """Say whether any replica computes or may come to; also one that is not there yet."""
+        current, older = self._members(True), self._members(False)
+        alive = any(replica.state is not State.FAILED for replica in [*current, *older])
+        return alive or self._lacks_one(len(current) + len(older))
 
     def idle(self) -> Optional[Replica]:
         """Return a replica that can take a batch now: one that owes no answer, the newest, the one heard last."""
@@ -171,25 +172,37 @@ class Crew:
         too_long = limit_s is not None and now >= replica.since + limit_s
         return too_long or (replica.probe_sent_at is not None and now >= replica.probe_sent_at + PROBE_LIMIT_S)
 
+    def why_overdue(self, replica: Replica) -> str:
+        """Say in one sentence what a replica that is overdue did not do, and which limit that broke."""
+        setting = {State.LOADING: "load_limit_s", State.COMPILING: "load_limit_s"}.get(replica.state, "batch_limit_s")
+        limit_s = self.settings.limit_s(replica.state)
+        if replica.probe_sent_at is not None:
+            setting, limit_s = "its serving thread answered nothing for", PROBE_LIMIT_S
+        elif replica.state is State.STARTING:
+            setting = "it said nothing for"
+        else:
+            setting += " is"
+        return "{}: overdue in {} ({} {:g} s)".format(replica.name, replica.state.value, setting, limit_s or 0.0)
+
     def _kill_overdue(self, replica: Replica, now: float) -> List[Action]:
         """Kill a replica that outlived its grace; again and again, for a process can be slow to die."""
         if now < replica.since + GRACE_S:
             return []
         replica.since = now
-        note = Note("replica_killed", {"model": self.settings.model, "replica": replica.name})
+        note = Note("replica_killed", {**self._fields(replica), "level": logging.WARNING})
         # Whose process does not go even now keeps no other from compiling.
         return [note, Kill(replica.name), CompileOver(replica.name)]
 
     # ---- stopping and dying ------------------------------------------------------------------------------------------
 
-    def stop(self, replica: Replica, now: float, why: str) -> List[Action]:
-        """Terminate a replica's process, or give up its place when there is none."""
+    def stop(self, replica: Replica, now: float, why: str, level: int = logging.INFO) -> List[Action]:
+        """Terminate a replica's process, or give up its place when there is none; `level`: how bad that is."""
         if replica.state in WITHOUT_PROCESS:
             self.places.pop(replica.place, None)
             return []
         if replica.state is State.STOPPING:
             return []
-        note = Note("replica_stopping", {"model": self.settings.model, "replica": replica.name, "reason": why})
+        note = Note("replica_stopping", {**self._fields(replica), "reason": why, "level": level})
         self.ending(replica, now)
         return [note, Terminate(replica.name)]
 
@@ -221,8 +234,13 @@ class Crew:
         replica.happened(Event.EXITED, now)
         replica.last_exit = how
         replica.probe_sent_at = None
-        fields = {"model": self.settings.model, "replica": replica.name, "exit": how, "leaving": replica.leaving}
-        actions: List[Action] = [Note("replica_exited", fields), CompileOver(replica.name)]
+        fields = {
+            "exit": how,
+            "leaving": replica.leaving,
+            "level": logging.INFO if replica.leaving else logging.WARNING,
+        }
+        exited = Note("replica_exited", {**self._fields(replica), **fields})
+        actions: List[Action] = [exited, CompileOver(replica.name)]
         if replica.leaving:
             del self.places[replica.place]
             return actions
@@ -233,10 +251,13 @@ class Crew:
             replica.happened(Event.BACK_OFF, now)
             return actions
         replica.happened(Event.GIVE_UP, now)
-        fields = {"model": self.settings.model, "replica": replica.name, "reason": self.last_error}
-        fields = {**fields, "advice": replica.advice, "level": logging.ERROR}
+        fields = {**self._fields(replica), "reason": self.last_error, "advice": replica.advice, "level": logging.ERROR}
         alarm = [Note("operator_alarm", {**fields, "level": logging.CRITICAL})] if replica.alarm else []
         return [*actions, Note("replica_failed", fields), *alarm]
+
+    def _fields(self, replica: Replica) -> Dict[str, Any]:
+        """Return what every line of the log about a replica has."""
+        return {"model": self.settings.model, "replica": replica.name}
 
     # ---- how many there should be ------------------------------------------------------------------------------------
 
@@ -295,9 +316,13 @@ class Crew:
             members.sort(key=lambda replica: (replica.state is State.FAILED, replica.state not in USABLE))
         return older[max(0, kept) :] + current[self.wanted :]
 
+    def _lacks_one(self, places: int) -> bool:
+        """Say whether one more of the newest generation is wanted and fits in beside so many."""
+        most = self.wanted + (1 if self.room_for_both and self._members(False) else 0)
+        return len(self._members(True)) < self.wanted and places < most
+
     def _fill(self, now: float) -> None:
         """Make places until there are as many of the newest generation as wanted and the devices have room."""
-        most = self.wanted + (1 if self.room_for_both and self._members(False) else 0)
-        while len(self._members(True)) < self.wanted and len(self.places) < most:
+        while self._lacks_one(len(self.places)):
             place = "{}-{}".format(self.settings.model, next(self._numbers))
             self.places[place] = Replica(place, self.generation, now)

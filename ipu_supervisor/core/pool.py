@@ -4,6 +4,7 @@ No socket, no clock: every method takes `now` (monotonic seconds) and returns wh
 """
 
 import itertools
+import logging
 from typing import List, Optional, Union
 
 from ipu_supervisor.core.actions import Action, CompileOver, LoadMeasured, Note, Send, WantCompile
@@ -99,7 +100,7 @@ class Pool:
         try:
             actions = self._take(replica, message, now)
         except WrongTransition as error:
-            actions = self.crew.stop(replica, now, str(error)) + self._abandon(replica, now)
+            actions = self.crew.stop(replica, now, str(error), logging.ERROR) + self._abandon(replica, now)
         return actions + self._dispatch(now)
 
     def _take(self, replica: Replica, message: FromReplica, now: float) -> List[Action]:
@@ -204,12 +205,12 @@ class Pool:
         """Do what time asks for: limits, probes, expiry, restarts."""
         actions, overdue = self.crew.watch(now)
         for replica in overdue:
-            replica.reason = "{}: overdue in {}".format(replica.name, replica.state.value)
+            replica.reason = self.crew.why_overdue(replica)
             if replica.probe_sent_at is not None:
                 # What is aboard lies behind the probe: it was not begun.
                 replica.strike = bool(replica.aboard)
                 self._give_back(replica)
-            actions += self.crew.stop(replica, now, replica.reason) + self._abandon(replica, now)
+            actions += self.crew.stop(replica, now, replica.reason, logging.WARNING) + self._abandon(replica, now)
         actions += self.crew.reconcile(now)
         return actions + self._dispatch(now)
 

@@ -114,6 +114,7 @@ class Replica:
     def warm(self, now: float) -> None:
         """Become READY; from here on only a death with work aboard counts against it."""
         self.happened(Event.WARM, now)
+        self.backoff.started()
         self.strike = False
 
     def spawn(self, now: float) -> None:

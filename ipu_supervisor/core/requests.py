@@ -6,6 +6,7 @@ Knows calls, computations and the backlog; of replicas only that computations we
 import collections
 import hashlib
 import itertools
+import logging
 from typing import Counter, Dict, List, Sequence
 
 from ipu_supervisor.core.actions import Action, Answer, Note
@@ -20,7 +21,10 @@ from ipu_supervisor.protocol.messages import MAX_MESSAGE_BYTES, Call, Failure, I
 #: Most bytes of the items of a batch of more than one. A larger message would cut its replica off for good (chosen: a
 #: half; the rest is for what a message holds beside its items).
 MOST_BYTES = MAX_MESSAGE_BYTES // 2
-POISON = Failure(ErrorCode.POISON, "This input killed the model process twice; it is refused for ten minutes.")
+POISON = Failure(
+    ErrorCode.POISON,
+    "This input ended the model process twice, which died or took too long over it; it is refused for ten minutes.",
+)
 EXPIRED = Failure(ErrorCode.DEADLINE_EXCEEDED, "No answer within the request's time limit.")
 DIED = Failure(ErrorCode.REPLICA_DIED, "The model process died, and no time was left to run the request again.")
 
@@ -91,11 +95,11 @@ class Requests:
         name = self._name(waiter, key)
         shared = self._shared.get(name)
         if shared is not None:
-            shared.waiters[waiter] = None
+            shared.waiters[waiter] = now
             self.counts["coalesced"] += 1
             return []
         computation = Computation(key, name, call.items[index], max(1, call.sizes[index]), now)
-        computation.waiters[waiter] = None
+        computation.waiters[waiter] = now
         computation.request_id = call.request_id
         computation.alone = self.quarantine.deaths(key, now) > 0
         self._shared[name] = computation
@@ -175,9 +179,9 @@ class Requests:
             self.counts["computed"] += 1
             self.quarantine.acquit(computation.key)
             self._land(computation)
-            actions += self._settle(
-                list(computation.waiters), outcome, _timing(computation, inference_ms, now), identity
-            )
+            for waiter, joined in list(computation.waiters.items()):
+                timing = _timing(joined, computation.dispatched, inference_ms, now)
+                actions += self._settle([waiter], outcome, timing, identity)
         return actions
 
     def raised(
@@ -206,7 +210,8 @@ class Requests:
     def _refuse_poison(self, computation: Computation) -> List[Action]:
         """Tell those who wait for a computation that killed twice, or equals one that did."""
         self.counts["poison"] += 1
-        fields = {"model": self.identity.model, "key": computation.key.hex(), "request_id": computation.request_id}
+        about = {"model": self.identity.model, "key": computation.key.hex(), "request_id": computation.request_id}
+        fields = {**about, "level": logging.WARNING}
         waiters = list(computation.waiters)
         return [Note("poison", fields), *self._settle(waiters, Outcome(failure=POISON), Timing(), self.identity)]
 
@@ -254,8 +259,8 @@ def _of_bytes(batch: List[Computation]) -> List[Computation]:
     return [computation for computation, total in zip(batch, totals) if total <= MOST_BYTES] or batch[:1]
 
 
-def _timing(computation: Computation, inference_ms: float, now: float) -> Timing:
-    """Return where a computation's time went."""
-    aboard_ms = (now - computation.dispatched) * 1000
-    queue_ms = (computation.dispatched - computation.arrived) * 1000
-    return Timing(queue_ms, max(0.0, aboard_ms - inference_ms), inference_ms)
+def _timing(joined: float, dispatched: float, inference_ms: float, now: float) -> Timing:
+    """Return where the time of one waiter went; one that joined a computation in flight did not wait for its begin."""
+    aboard_ms = (now - max(joined, dispatched)) * 1000
+    inference_ms = min(inference_ms, aboard_ms)
+    return Timing(max(0.0, dispatched - joined) * 1000, aboard_ms - inference_ms, inference_ms)

@@ -176,6 +176,19 @@ def test_a_thousand_deaths_do_not_overflow():
     assert {record.died(counts=False) for _ in range(1000)} <= {0.0, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 30.0}
 
 
+def test_starts_that_failed_are_forgotten_when_one_succeeds_and_lives_without_progress_are_not():
+    record = Backoff()
+    for _ in range(backoff.GIVE_UP_AFTER - 1):
+        for _ in range(backoff.GIVE_UP_AFTER - 1):
+            record.died(counts=True)
+        record.started()
+        record.died(counts=True)
+        assert not record.hopeless()
+    record.started()
+    record.died(counts=True)
+    assert record.hopeless()
+
+
 def test_five_failures_in_a_row_are_hopeless_and_progress_forgets_them():
     record = Backoff()
     for _ in range(backoff.GIVE_UP_AFTER - 1):
@@ -231,12 +244,31 @@ def test_the_ward_has_a_bound():
 
 def test_a_rate_is_unknown_then_the_first_measure_then_a_moving_average():
     rate = ServiceRate()
-    assert rate.seconds(100) == 0.0
+    assert rate.seconds(1, 100) == 0.0
     rate.measured(2.0, 10)
-    assert rate.seconds(100) == pytest.approx(20.0)
+    assert rate.seconds(1, 100) == pytest.approx(20.0)
+    for _ in range(9):
+        rate.measured(2.0, 10)
     rate.measured(12.0, 10)
-    # 0.2 s a unit, moved by a fifth of the way to 1.2.
-    assert rate.seconds(100) == pytest.approx(40.0)
+    # 0.2 s a unit, moved by a tenth of the way to 1.2.
+    assert rate.seconds(1, 100) == pytest.approx(30.0)
+
+
+def test_a_rate_tells_what_a_batch_costs_by_itself_from_what_its_content_does():
+    rate = ServiceRate()
+    for cost in [10] * 9 + [400] + [10] * 30:
+        rate.measured(0.020 + 0.0003 * cost, cost)
+    assert rate.seconds(1, 10) == pytest.approx(0.023)
+    assert rate.seconds(30, 30 * 400) == pytest.approx(30 * 0.14)
+
+
+@pytest.mark.parametrize("samples", [[(1.0, 10), (0.1, 20)] * 5, [(0.1, 10), (5.0, 20)] * 5, [(1.0, 0)] * 3])
+def test_no_work_is_estimated_at_less_than_nothing(samples):
+    rate = ServiceRate()
+    for seconds, cost in samples:
+        rate.measured(seconds, cost)
+    assert rate.seconds(1, 0) >= 0.0
+    assert rate.seconds(0, 100) >= 0.0
 
 
 # ---- choosing --------------------------------------------------------------------------------------------------------
@@ -280,6 +312,21 @@ def test_a_suspect_runs_alone_and_is_nobodys_company():
     assert names(choose(waiting[1:], filling(8), 0.0)) == ["b", "d"]
 
 
+def test_a_thousand_are_chosen_without_looking_at_each_other_a_thousand_times():
+    class Counting(int):
+        looks = 0
+
+        def __add__(self, other):
+            Counting.looks += 1
+            return int(self) + other
+
+        __radd__ = __add__
+
+    waiting = [computation(str(number), Counting(10)) for number in range(4096)]
+    assert len(choose(waiting, filling(1024), 0.0)) == 1024
+    assert Counting.looks <= 2 * 1024
+
+
 def test_nothing_is_chosen_of_nothing():
     assert choose([], filling(8), 0.0) == []
 
@@ -295,3 +342,4 @@ def test_work_counts_full_batches_and_tokens():
     assert filling(4).work(9, 120) == 3
     assert filling(4, max_tokens=20).work(9, 120) == 6
     assert filling(4).work(0, 0) == 0
+    assert [cost.batches(9, 120) for cost in (SINGLY, filling(4), filling(4, max_tokens=20))] == [9, 3, 6]

@@ -170,6 +170,21 @@ def test_boot_failures_are_given_up_after_five():
     assert history.noted("replica_failed") == 1
 
 
+def test_failed_starts_are_not_held_against_a_replica_that_did_start():
+    history = History()
+    for _ in range(4):
+        history.dies(history.alive[0], "exited with code 3")
+        history.pass_time(60)
+    history.boot_all()
+    history.pass_time(3600)
+    call = history.call("a", budget_s=100)
+    history.dies()
+    history.pass_time(60)
+    history.boot_all()
+    history.answer()
+    assert history.results(call) == ["a"]
+
+
 def test_the_pauses_between_restarts_double_from_half_a_second():
     history = History()
     pauses = []
@@ -205,7 +220,7 @@ def test_the_last_error_says_that_a_replica_was_overdue_and_is_cleared_by_the_ne
     history.call("a")
     history.pass_time(30)
     history.dies("m-1.1", "killed by SIGTERM")
-    assert history.pool.crew.last_error == "m-1.1: overdue in BUSY"
+    assert history.pool.crew.last_error == "m-1.1: overdue in BUSY (batch_limit_s is 30 s)"
     restart(history)
     assert history.pool.crew.last_error == ""
 

@@ -159,6 +159,21 @@ def test_a_new_generation_that_fails_leaves_the_old_one_serving():
     assert history.results(call) == ["a"]
 
 
+@pytest.mark.parametrize("room", [True, False])
+def test_a_reload_in_which_every_replica_old_and_new_fails_for_good_leaves_nobody_waiting(room):
+    history = History(replicas=2, room_for_both=room).boot_all()
+    reload(history)
+    waiting = history.call("a", "b", "c", budget_s=3600)
+    for _ in range(2):
+        for name in list(history.alive):
+            if history.state(name) is not State.STOPPING:
+                history.says(name, Unable("no such thing", final=True))
+            history.dies(name, "exited with code 3")
+    assert set(history.states()) == {"FAILED"}
+    assert set(history.results(waiting)) == {ErrorCode.NOT_READY}
+    assert history.refusal(history.call("late", budget_s=3600)).code is ErrorCode.NOT_READY
+
+
 def test_a_new_replica_for_which_the_room_is_gone_gives_way_to_the_old_which_goes_first():
     history = ready()
     reload(history)

@@ -116,6 +116,40 @@ def test_a_budget_that_cannot_be_met_is_refused_at_the_door_and_says_when_it_cou
     assert history.results(history.call("e", budget_s=8.5)) == []
 
 
+def takes_s(size):
+    """Return what a request of a size takes: something by itself, and something for each token."""
+    return 0.020 + 0.0003 * size
+
+
+def after_work(*sizes):
+    """Return a history of a replica that has done requests of these sizes."""
+    history = ready(max_backlog=1000)
+    for number, size in enumerate(sizes):
+        history.call("work {}".format(number), sizes=[size])
+        history.pass_time(takes_s(size))
+        history.answer()
+    return history
+
+
+def test_long_requests_are_not_refused_because_short_ones_cost_more_for_each_token():
+    history = after_work(*[400, *[10] * 9] * 10)
+    assert 30 * takes_s(400) < 5
+    calls = [history.call("long {}".format(number), sizes=[400], budget_s=10) for number in range(30)]
+    assert not any(history.results(call) for call in calls)
+
+
+def test_short_requests_that_could_only_wait_to_die_are_refused_though_their_tokens_are_few():
+    history = after_work(*[400] * 9, 10, *[400] * 9)
+    calls = [history.call("short {}".format(number), sizes=[10], budget_s=2) for number in range(250)]
+    taken = [call for call in calls if not history.results(call)]
+    assert 80 < len(taken) < 90, "of 0.023 s each, 86 fit into 2 s"
+    while history.running:
+        history.pass_time(takes_s(10))
+        if history.running:
+            history.answer()
+    assert sum(history.results(call) == [ErrorCode.DEADLINE_EXCEEDED] for call in taken) <= 2
+
+
 def test_while_no_rate_is_measured_every_call_that_fits_is_taken():
     history = ready()
     for text in "abcdefgh":

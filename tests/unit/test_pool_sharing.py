@@ -35,6 +35,24 @@ def test_an_equal_item_joins_a_computation_that_is_already_aboard():
     assert history.running == {}
 
 
+def test_each_waiter_is_told_its_own_time():
+    history = ready()
+    history.call("busy", budget_s=100)
+    first = history.call("a", budget_s=100)
+    history.pass_time(20)
+    second = history.call("a", budget_s=100)
+    history.pass_time(1)
+    history.answer()
+    history.pass_time(0.5)
+    third = history.call("a", budget_s=100)
+    history.pass_time(0.25)
+    history.answer()
+    queued = [history.replies[call].timing.queue_ms for call in (first, second, third)]
+    assert queued == pytest.approx([21_000, 1_000, 0])
+    aboard = [history.replies[call].timing.batch_ms + 1 for call in (first, second, third)]
+    assert aboard == pytest.approx([750, 750, 250])
+
+
 def test_a_waiter_that_cancels_leaves_the_computation_to_the_others():
     history = ready()
     history.call("warm")
