@@ -9,7 +9,7 @@ import time
 
 from flask import Flask, Response, g, request
 
-from service import backend, errors, openapi, proxy, wire
+from service import backend, body, errors, openapi, proxy, wire
 from service.face import Face
 from service.routes import health, infer, metrics, models, playground
 from service.settings import Settings
@@ -57,6 +57,7 @@ def _finish(face: Face, response: Response) -> Response:
     """Name the request, tell who computed the answer, count it, and log one line."""
     response.headers["X-Request-ID"] = g.request_id
     response.headers["X-Content-Type-Options"] = "nosniff"
+    body.finish(request)
     seconds = time.monotonic() - g.started
     fields = {
         "request_id": g.request_id,
@@ -70,7 +71,7 @@ def _finish(face: Face, response: Response) -> Response:
     if contract is not None:
         fields["model"] = contract.model.name
         face.metrics.answered(contract.model.name, response.status_code, code, seconds)
-        wire.tell(response, reply.identity if reply else contract.identity, reply)
+        wire.tell(response, reply.identity if reply else face.standing.identity(contract.identity), reply)
     if code:
         fields.update(code=code, detail=g.get("detail", ""))
     level = logging.WARNING if response.status_code >= 500 else logging.INFO

@@ -11,7 +11,7 @@ from typing import Any, Protocol
 
 from ipu_supervisor.protocol.deadline import Deadline
 from ipu_supervisor.protocol.errors import RequestError
-from ipu_supervisor.protocol.messages import ModelStatus, Reply, Status
+from ipu_supervisor.protocol.messages import Identity, ModelStatus, Reply, Status
 
 #: Longest that anyone waits for a status, seconds (chosen: health must answer before an orchestrator's probe gives up
 #: at 1 s).
@@ -54,7 +54,18 @@ class Standing:
         return status
 
     def expected_wait_s(self, model: str) -> float:
-        """Return the last known estimate for `model`, seconds; one thread at most asks anew, the others never wait."""
+        """Return the last known estimate for `model`, seconds."""
+        known = self._known(model)
+        return known.expected_wait_s if known else 0.0
+
+    def identity(self, configured: Identity) -> Identity:
+        """Return what computes for a model, for answers that no replica gave: what is configured, until one says."""
+        known = self._known(configured.model)
+        said = known and bool(known.identity.checkpoint) == bool(configured.checkpoint)
+        return known.identity if known and said else configured
+
+    def _known(self, model: str) -> ModelStatus | None:
+        """Return what was last told of a model; one thread at most asks anew, the others never wait."""
         if self._asking.acquire(blocking=False):
             try:
                 self.status()
@@ -62,8 +73,7 @@ class Standing:
                 self._last = {}
             finally:
                 self._asking.release()
-        known = self._last.get(model)
-        return known.expected_wait_s if known else 0.0
+        return self._last.get(model)
 
 
 def connect(endpoint: str, curve_keys: pathlib.Path | None) -> Client:

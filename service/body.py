@@ -18,8 +18,12 @@ class BodyParser(FlaskParser):
 
     def load_json(self, req: flask.Request, schema: Schema) -> Any:
         """Return what the body holds. Raises what is answered 400, 413, 415 or 422."""
-        if req.mimetype != "application/json" or req.headers.get("Content-Encoding", "identity") != "identity":
+        if req.mimetype != "application/json":
             raise HttpError(HttpCode.UNSUPPORTED_MEDIA_TYPE)
+        if req.headers.get("Content-Encoding", "identity") != "identity":
+            raise HttpError(
+                HttpCode.UNSUPPORTED_MEDIA_TYPE, "The body must be sent as it is: no Content-Encoding is taken."
+            )
         try:
             return msgspec.json.decode(_read(req))
         except RecursionError:
@@ -33,6 +37,13 @@ class BodyParser(FlaskParser):
         raise InvalidFields(messages.get("json", messages))
 
 
+def finish(req: flask.Request) -> None:
+    """Read what nobody read of a body, before the answer says whether the connection goes on."""
+    source = getattr(req.environ["wsgi.input"], "source", None)  # see service.worker
+    if source is not None:
+        source.finish()
+
+
 def _read(req: flask.Request) -> bytes:
     """Return the whole body, within the request's own limit.
 
@@ -41,7 +52,7 @@ def _read(req: flask.Request) -> bytes:
     """
     most = (req.max_content_length or math.inf) - 1
     too_large = HttpError(HttpCode.BODY_TOO_LARGE, f"The body is too large; at most {most} bytes are taken.")
-    source = getattr(req.environ["wsgi.input"], "source", None)  # see service.worker
+    source = getattr(req.environ["wsgi.input"], "source", None)
     if source is not None:
         source.until = flask.g.deadline.at
     try:

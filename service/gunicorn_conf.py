@@ -5,6 +5,7 @@ and neither `worker_connections` nor `backlog` is ever what fills up first. `GUN
 here.
 """
 
+import functools
 import os
 import pathlib
 import resource
@@ -14,6 +15,7 @@ import socket
 import struct
 import sys
 import tempfile
+from collections.abc import Callable
 from typing import Any
 
 from gunicorn.glogging import Logger
@@ -66,7 +68,7 @@ class logger_class(Logger):  # type: ignore[misc]  # noqa: N801  # Gunicorn has 
 
 
 def on_starting(server: Any) -> None:
-    """Make the folder in which workers share their figures, and allow as many open files as connections need."""
+    """Make the folder in which workers share their figures, allow open files for connections, and guard reloads."""
     server.figures = tempfile.mkdtemp(prefix="model-server-metrics-", dir=worker_tmp_dir)
     os.environ["PROMETHEUS_MULTIPROC_DIR"] = server.figures
     wanted = worker_connections + 1024
@@ -75,6 +77,18 @@ def on_starting(server: Any) -> None:
         resource.setrlimit(
             resource.RLIMIT_NOFILE, (wanted if hard == resource.RLIM_INFINITY else min(wanted, hard), hard)
         )
+
+    server.reload = functools.partial(_reload, server, server.reload)
+
+
+def _reload(server: Any, reload: Callable[[], None]) -> None:
+    """Read everything anew at SIGHUP; where something is wrong with it, what serves goes on."""
+    try:
+        Settings.from_env()
+    except ConfigError as error:
+        server.log.error("reload refused, nothing changes: %s", "; ".join(error.faults))
+    else:
+        reload()
 
 
 def when_ready(server: Any) -> None:

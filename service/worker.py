@@ -4,16 +4,29 @@ Runs in the worker process: `handle` and `handle_request` in its pool, all else 
 watches every connection.
 """
 
+import contextlib
 import functools
 import io
 import math
 import selectors
 import threading
 import time
+import uuid
 from concurrent.futures import Future, ThreadPoolExecutor
+from http import HTTPStatus
 from typing import Any
 
-from gunicorn.http.errors import LimitRequestHeaders
+import msgspec
+from gunicorn.http.errors import (
+    ConfigurationProblem,
+    ExpectationFailed,
+    InvalidResponseHeader,
+    InvalidResponseHeaderName,
+    LimitRequestHeaders,
+    LimitRequestLine,
+    ParseException,
+    UnsupportedTransferCoding,
+)
 from gunicorn.workers.gthread import STOP_KEEPALIVE_LINGER, ThreadWorker
 
 #: Longest wait for the rest of a body that nobody read, seconds. Gunicorn's own 5 s would let refused clients that
@@ -24,6 +37,17 @@ UNREAD_LIMIT_S = 0.05
 SILENCE_LIMIT_S = 10
 #: Most bytes of headers (chosen: as much as nginx takes), and how much is read at once.
 MOST_HEAD_BYTES, CHUNK_BYTES = 32 * 1024, 8192
+#: What is answered to what is no request; all that Gunicorn raises about one is a `ParseException`.
+STATUS: dict[type[Exception], HTTPStatus] = {
+    **dict.fromkeys(
+        (ConfigurationProblem, InvalidResponseHeader, InvalidResponseHeaderName), HTTPStatus.INTERNAL_SERVER_ERROR
+    ),
+    LimitRequestLine: HTTPStatus.REQUEST_URI_TOO_LONG,
+    LimitRequestHeaders: HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE,
+    UnsupportedTransferCoding: HTTPStatus.NOT_IMPLEMENTED,
+    ExpectationFailed: HTTPStatus.EXPECTATION_FAILED,
+    ParseException: HTTPStatus.BAD_REQUEST,
+}
 #: Threads that say goodbye, and how many connections may wait for them; beyond that a connection is cut (chosen).
 CLOSERS, MAX_CLOSING = 4, 256
 
@@ -31,11 +55,17 @@ CLOSERS, MAX_CLOSING = 4, 256
 class Source:
     """A client's socket while its body is read: until a moment at most, which the app may set."""
 
-    def __init__(self, sock: Any) -> None:
+    def __init__(self, sock: Any, parser: Any = None) -> None:
         """Store the socket; there is no limit yet but the socket's own, on silence."""
-        self._sock = sock
+        self._sock, self._parser = sock, parser
         self.until = math.inf
         self.overdue = False
+
+    def finish(self) -> None:
+        """Read what is left of the body; where it does not come, the answer says that the connection ends."""
+        self.until = time.monotonic() + UNREAD_LIMIT_S
+        if not self._parser.finish_body(deadline=self.until):
+            self._parser.mesg.must_close = True
 
     def recv(self, size: int) -> bytes:
         """Return what has come. At the moment set, `overdue` is and `TimeoutError` raised, however steady the drip."""
@@ -52,6 +82,21 @@ class Source:
             raise
         finally:
             self._sock.settimeout(None)
+
+
+def refusal(status: HTTPStatus, why: str) -> bytes:
+    """Return the whole answer to what is no request, so that it never reached the app."""
+    from service import errors  # here, for the master process imports this file and would keep that one over reloads
+
+    ours = status is HTTPStatus.INTERNAL_SERVER_ERROR
+    code, name = errors.HttpCode.INTERNAL if ours else errors.HttpCode.BAD_REQUEST, uuid.uuid4().hex
+    message = errors.STATUS[code][1] if ours else f"{errors.STATUS[code][1]} {why}"
+    body = msgspec.json.encode({"error": {"code": code.value, "message": message, "request_id": name}})
+    head = (
+        f"HTTP/1.1 {status.value} {status.phrase}\r\nConnection: close\r\nX-Request-ID: {name}\r\n"
+        f"Content-Type: application/json\r\nX-Content-Type-Options: nosniff\r\nContent-Length: {len(body)}\r\n\r\n"
+    )
+    return head.encode("ascii") + body
 
 
 def is_whole(head: bytes) -> bool:
@@ -117,10 +162,21 @@ class Worker(ThreadWorker):  # type: ignore[misc]  # Gunicorn has no types
             return False
         return super().handle(conn)
 
+    def handle_error(self, req: Any, client: Any, addr: Any, exc: BaseException) -> None:
+        """Refuse what is no request in the one shape of errors."""
+        kinds = (status for kind, status in STATUS.items() if isinstance(exc, kind))
+        status = next(kinds, HTTPStatus.INTERNAL_SERVER_ERROR)
+        if status == HTTPStatus.INTERNAL_SERVER_ERROR:
+            self.log.exception("Error handling a request")
+        else:
+            self.log.warning("refused %s from %s: %s", status, addr[0] if addr else "", exc)
+        with contextlib.suppress(OSError):
+            client.sendall(refusal(status, str(exc)))
+
     def handle_request(self, req: Any, conn: Any) -> Any:
         """Answer one request; `service.body` finds beside its body what limits the reading."""
         reader = conn.parser.unreader
-        reader.sock = req.body.source = Source(conn.sock)
+        reader.sock = req.body.source = Source(conn.sock, conn.parser)
         try:
             return super().handle_request(req, conn)
         finally:

@@ -16,7 +16,7 @@ from typing import IO, Any, Deque, Dict, List, Mapping, NamedTuple, cast
 LAST_LINES = 30
 #: Of how many places the last words are kept (chosen: more than a machine has replicas); places come and go for ever.
 MOST_PLACES = 256
-#: Largest piece read at once from a replica's stderr, bytes.
+#: Largest piece read at once from a replica's stderr, bytes (what a pipe holds).
 CHUNK_BYTES = 65536
 
 
@@ -72,9 +72,12 @@ class LocalLauncher:
         return [child.stderr.fileno() for child in self._children.values() if child.talks]
 
     def forward(self) -> None:
-        """Pass on what the replicas wrote to stderr, and keep the last lines."""
+        """Pass on what the replicas wrote to stderr, and keep the last lines: of each at most a piece.
+
+        One that never stops writing would else keep us from everything else.
+        """
         for child in self._children.values():
-            self._drain(child)
+            self._forward(child)
 
     def reap(self) -> List[Exit]:
         """Return the processes that ended since the last call."""
@@ -114,7 +117,9 @@ class LocalLauncher:
         """Read a dead process's last words and forget it; whatever it started dies too."""
         self.signal(name, signal.SIGKILL)
         child = self._children.pop(name)
-        self._drain(child)
+        # A pipe's worth, and what was written meanwhile: something that left the process group may go on writing.
+        for _ in range(2):
+            self._forward(child)
         child.stderr.close()
         place = name.rpartition(".")[0]
         self._last_words.pop(place, None)  # so that the place is the latest again
@@ -123,22 +128,21 @@ class LocalLauncher:
             del self._last_words[next(iter(self._last_words))]
         return Exit(name, describe(child.process.returncode))
 
-    def _drain(self, child: _Child) -> None:
-        """Read what is there and pass it on to our own stderr, as far as that takes it; keep whole lines."""
-        while True:
-            try:
-                chunk = os.read(child.stderr.fileno(), CHUNK_BYTES)
-            except BlockingIOError:
-                return
-            if not chunk:
-                child.talks = False
-                return
-            with contextlib.suppress(OSError):
-                sys.stderr.buffer.write(chunk)
-                sys.stderr.flush()
-            *whole, child.partial = (child.partial + chunk).split(b"\n")
-            child.partial = child.partial[-CHUNK_BYTES:]
-            child.lines.extend(line.decode("utf-8", "replace")[:500] for line in whole)
+    def _forward(self, child: _Child) -> None:
+        """Read a piece of what is there and pass it on to our own stderr, as far as that takes it; keep whole lines."""
+        try:
+            chunk = os.read(child.stderr.fileno(), CHUNK_BYTES)
+        except BlockingIOError:
+            return
+        if not chunk:
+            child.talks = False
+            return
+        with contextlib.suppress(OSError):
+            sys.stderr.buffer.write(chunk)
+            sys.stderr.flush()
+        *whole, child.partial = (child.partial + chunk).split(b"\n")
+        child.partial = child.partial[-CHUNK_BYTES:]
+        child.lines.extend(line.decode("utf-8", "replace")[:500] for line in whole)
 
 
 def describe(returncode: int) -> str:

@@ -125,6 +125,7 @@ class Line:
         A socket that lost its peer takes a message now and then and loses it, and may never connect again (libzmq 4.3.5
         with REQ_RELAXED and IMMEDIATE; seen in 1 of 20 restarts of a peer).
         """
+        # Where no new one can be made, for want of descriptors, the next call tries again.
+        self._local.pid = None
         self._local.connection.close()
-        self._local.connection = Connection(self._endpoint, self._curve_keys)
         return self.connection()

@@ -25,9 +25,13 @@ class Deadline:
         """Return the deadline `seconds` from now."""
         return cls(clock() + seconds, clock)
 
+    def left_s(self) -> float:
+        """Return the seconds left, negative when it has passed."""
+        return self.at - self._clock()
+
     def remaining_s(self) -> float:
         """Return the seconds left, never negative."""
-        return max(0.0, self.at - self._clock())
+        return max(0.0, self.left_s())
 
     def budget_ms(self) -> int:
         """Return the milliseconds left as they go on the wire."""

@@ -102,7 +102,7 @@ def _add_batch(routes: Any, face: Face, contract: Contract) -> None:
 def _doc(face: Face, contract: Contract, operation: str, summary: str) -> dict[str, Any]:
     """Return what the documentation says beside schemas and codes."""
     model, settings = contract.model, face.settings
-    checkpoint = f", checkpoint `{model.checkpoint}`" if model.checkpoint else ""
+    checkpoint = f", checkpoint `{model.checkpoint}`{_demo(face)}" if model.checkpoint else ""
     limits = (
         f"Bodies hold at most {settings.max_request_bytes:,} bytes; the time limit is {settings.request_limit_s:g} s."
     )
@@ -112,6 +112,13 @@ def _doc(face: Face, contract: Contract, operation: str, summary: str) -> dict[s
         "description": f"Model `{model.name}`{checkpoint}. {limits}",
         "parameters": wire.REQUEST_HEADERS,
     }
+
+
+def _demo(face: Face) -> str:
+    """Say in the documentation that a demo may answer."""
+    replaced = {"demo": ", whose place a built-in demo takes", "auto": ", or a built-in demo where it cannot be had"}
+    told = replaced.get(face.settings.config.checkpoints, "")
+    return told and told + " (`X-Model` says which)"
 
 
 def _admitted(face: Face, contract: Contract, view: View) -> View:

@@ -234,6 +234,44 @@ def test_a_client_that_hung_up_before_is_seen_at_once_even_when_nobody_serves(sh
     assert running_s() - began < 5
 
 
+# ---- the end of a budget ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("late_s", [0.01, 1.0])
+def test_what_the_supervisor_says_at_the_deadline_is_heard_and_what_it_says_later_is_not(client, peer, late_s):
+    moment = [100.0]
+
+    def passes(call):
+        moment[0] += 5.0 + late_s
+
+    peer.on_call = passes
+    peer.plan += [] if late_s < 0.1 else ["drop"]
+    deadline = Deadline.after(5.0, lambda: moment[0])
+    if late_s < 0.1:
+        assert client.call("echo", ["a"], [1], deadline).outcomes[0].failure is None
+        return
+    with pytest.raises(RequestError) as caught:
+        client.call("echo", ["a"], [1], deadline)
+    assert caught.value.code is ErrorCode.DEADLINE_EXCEEDED
+
+
+def test_a_connection_that_could_not_be_made_anew_is_made_by_the_next_call(client, peer, monkeypatch):
+    assert ask(client, "a") == ["a"]
+    made = []
+
+    def make(*where):
+        made.append(where)
+        if len(made) == 1:
+            raise zmq.ZMQError(24)
+        return Connection(*where)
+
+    monkeypatch.setattr(connection, "Connection", make)
+    peer.plan.append("die")
+    with pytest.raises(zmq.ZMQError):
+        ask(client, "b")
+    assert ask(client, "c") == ["c"]
+
+
 # ---- what is never sent ----------------------------------------------------------------------------------------------
 
 

@@ -99,9 +99,59 @@ def test_broken_requests_are_the_clients_fault(server, data):
             connection.shutdown(socket.SHUT_WR)
         received = b""
         with contextlib.suppress(OSError):
-            received = connection.recv(65536)
+            while part := connection.recv(65536):
+                received += part
     assert received == b"" or received[:10] in (b"HTTP/1.0 4", b"HTTP/1.1 4"), received[:200]
+    if received:
+        head, _, body = received.partition(b"\r\n\r\n")
+        error = json.loads(body)["error"]
+        assert (error["code"] in ("BAD_REQUEST", "BAD_JSON"), bool(error["message"])) == (True, True)
+        assert f"X-Request-ID: {error['request_id']}".encode() in head
     assert server.ask("GET", "/health/liveness")[0] == 200
+
+
+@pytest.mark.parametrize(
+    ("head", "body", "status"),
+    [
+        (b"Content-Length: 200000", b"a" * 200_000, b"413"),
+        (b"Content-Length: 200000", b"a", b"413"),
+        (b"Content-Length: 9\r\nX-Request-Timeout: 0.1", b"{", b"504"),
+        (b"Transfer-Encoding: chunked", b"zz\r\n", b"400"),
+        (b"Content-Length: 9\r\nContent-Encoding: gzip", b"", b"415"),
+    ],
+)
+def test_an_answer_that_ends_the_connection_says_so(server, head, body, status):
+    start = b"POST /echo HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\n"
+    answer = exchange(server, start + head + b"\r\n\r\n" + body)
+    assert answer.split(b" ")[1] == status
+    assert b"\r\nConnection: close\r\n" in answer
+
+
+def test_an_answer_to_a_refused_request_whose_body_came_keeps_the_connection(server):
+    head = b"POST /echo HTTP/1.1\r\nHost: a\r\nContent-Type: text/plain\r\nContent-Length: 60000\r\n\r\n"
+    with socket.create_connection(("127.0.0.1", server.port), timeout=60) as connection:
+        for _ in range(2):
+            connection.sendall(head + b"a" * 60_000)
+            answer = b""
+            while b"}}" not in answer:
+                answer += connection.recv(65536) or pytest.fail(f"no whole answer: {answer!r}")
+            assert b"\r\nConnection: keep-alive\r\n" in answer
+
+
+def test_hangup_with_wrong_settings_changes_nothing_and_with_right_ones_replaces_the_workers(tmp_path):
+    model = tmp_path / "mine.py"
+    model.write_text("class Pipeline:\n    pass\n", encoding="utf-8")
+    with serving(SERVER_MODELS='[{"model": "mine"}]', MODELS_PATH=str(tmp_path)) as server:
+        before = server.workers()
+        model.write_text("def (\n", encoding="utf-8")
+        os.kill(server.process.pid, signal.SIGHUP)
+        wait_until(lambda: "mine.py: not Python" in server.log(), "the reload is refused", server.process)
+        assert server.ask("GET", "/health/liveness")[0] == 200
+        assert server.workers() == before
+        model.write_text("class Pipeline:\n    pass\n", encoding="utf-8")
+        os.kill(server.process.pid, signal.SIGHUP)
+        wait_until(lambda: not set(server.workers()) & set(before), "the workers are replaced", server.process)
+        assert server.ask("GET", "/health/liveness")[0] == 200
 
 
 def test_a_refused_body_does_not_become_the_next_request(server):

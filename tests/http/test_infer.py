@@ -104,6 +104,8 @@ def test_a_demo_model_is_told_with_every_answer(client, stub):
     stub.demo = True
     for route, example in ROUTES.items():
         assert client.post(route, json=example).headers["X-Model"].endswith("; demo=true")
+        for refused in (client.post(route, json={}), client.post(route, data="{", content_type="application/json")):
+            assert refused.headers["X-Model"].endswith("; demo=true"), refused.data
 
 
 def test_a_checkpoint_name_cannot_break_the_header(folder):

@@ -1,7 +1,13 @@
 """A supervisor that lacks room on a disk, or is allowed few open files, serves on. Runs on Python 3.8 too."""
 
 import os
+import select
+import signal
+import subprocess
 import sys
+from functools import partial
+from types import SimpleNamespace
+from typing import List
 
 import pytest
 
@@ -57,6 +63,26 @@ def launcher():
     launcher = local.LocalLauncher()
     yield launcher
     launcher.kill_all()
+
+
+def test_a_replica_that_never_stops_writing_is_read_a_piece_at_a_time(launcher, wait_until, monkeypatch):
+    monkeypatch.setattr(subprocess, "Popen", partial(_popen, subprocess.Popen))
+    launcher.spawn("m-1.1", {}, os.environ)
+    (descriptor,) = launcher.stderr_fds()
+    heard: List[bytes] = []
+    monkeypatch.setattr(sys, "stderr", SimpleNamespace(buffer=SimpleNamespace(write=heard.append), flush=str))
+    for turn in range(1, 20):
+        assert select.select([descriptor], [], [], PATIENCE_S)[0], "it writes without end"
+        launcher.forward()
+        assert len(heard) == turn
+    launcher.signal("m-1.1", signal.SIGKILL)
+    wait_until(launcher.reap, PATIENCE_S)
+    assert set(launcher.last_words("m-1")) == {"noise"}
+
+
+def _popen(popen, args, **options):
+    """Start something that writes without end in the place of a replica."""
+    return popen(["sh", "-c", "exec yes noise >&2"], **options)
 
 
 def test_the_last_words_of_places_that_come_and_go_are_forgotten_oldest_first(launcher, wait_until, monkeypatch):

@@ -142,6 +142,16 @@ def test_killed_supervisor_takes_its_replicas_along_even_frozen_ones(daemon, wai
     assert result(daemon.ask("again")) == "again"
 
 
+def test_the_expected_wait_counts_the_rest_of_a_load_whose_time_was_measured(short_dir, spawn, wait_until):
+    daemon = Daemon(spawn, short_dir, echo(options={"load_delay_s": 5.0})).start()
+    wait_until(daemon.ready, 30)
+    assert daemon.model().expected_wait_s < 1
+    end(daemon.pids()[0], wait_until)
+    wait_until(lambda: daemon.states() == ["LOADING"])
+    model = daemon.model()
+    assert 0 < model.expected_wait_s <= model.load_s
+
+
 def test_every_fault_of_the_settings_is_named_at_once(short_dir, spawn):
     daemon = Daemon(
         spawn, short_dir, [{"model": "nope"}, {"model": "echo", "replicas": 0, "colour": 1}], LOG_LEVEL="LOUD"
