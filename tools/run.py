@@ -11,6 +11,7 @@ import ctypes
 import http.client
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -55,6 +56,10 @@ class Halves:
             return self._exit_code()
         finally:
             self._end()
+
+    def pid(self, name: str) -> int:
+        """Return the process of a half that was started."""
+        return self._processes[name].pid
 
     def _on_signal(self, number: int, frame: object) -> None:
         """Note the signal; kill at a second Ctrl-C (a second SIGTERM may be the same one, passed on by make)."""
@@ -117,9 +122,9 @@ class Halves:
 class Announcer:
     """Tells once where the documentation is, and once that every model answers."""
 
-    def __init__(self, host: str, port: int, supervisor: SupervisorClient) -> None:
-        """Store where the two halves are found."""
-        self._host, self._port, self._supervisor = host, port, supervisor
+    def __init__(self, host: str, port: int, supervisor: SupervisorClient, pid: Callable[[], int]) -> None:
+        """Store where the two halves are found, and how to tell our supervisor from another that listens there."""
+        self._host, self._port, self._supervisor, self._pid = host, port, supervisor, pid
         url = f"http://{host}:{port}"
         self._pending = [
             (self._documented, f"documentation: {url}/docs (a model answers once it is ready)"),
@@ -145,10 +150,10 @@ class Announcer:
     def _ready(self) -> bool:
         """Say whether every model is ready: asked of the supervisor, because the web half would log each time."""
         try:
-            models = self._supervisor.status(Deadline.after(ANSWER_LIMIT_S)).models
+            status = self._supervisor.status(Deadline.after(ANSWER_LIMIT_S))
         except RequestError:
             return False
-        return bool(models) and all(model.ready for model in models)
+        return status.pid == self._pid() and bool(status.models) and all(model.ready for model in status.models)
 
 
 def say(sentence: str) -> None:
@@ -165,6 +170,18 @@ def environment() -> dict[str, str]:
     return {**environ, **missing}
 
 
+def cannot_listen(bind: str, port: int) -> str:
+    """Say why the web half could not listen there; empty when it could."""
+    try:
+        family, kind, _, _, address = socket.getaddrinfo(bind, port, type=socket.SOCK_STREAM)[0]
+        with socket.socket(family, kind) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(address)
+    except OSError as error:
+        return f"SERVER_BIND, SERVER_PORT: cannot listen on {bind} port {port}: {error.strerror}"
+    return ""
+
+
 def main() -> int:
     """Check the settings once for both halves, then run them."""
     from service.settings import Settings
@@ -176,6 +193,10 @@ def main() -> int:
         say("these settings stop the start:")
         print(error, file=sys.stderr)
         return error.exit_code
+    fault = "" if environ.get("GUNICORN_CMD_ARGS") else cannot_listen(settings.bind, settings.port)
+    if fault:
+        say(f"these settings stop the start:\n{fault}")
+        return config.EXIT_CONFIG
     commands = {
         "the supervisor": [sys.executable, "-m", "ipu_supervisor", "run"],
         "the web half": [sys.executable, "-m", "gunicorn", "-c", "service/gunicorn_conf.py", "service.wsgi:app"],
@@ -183,7 +204,8 @@ def main() -> int:
     host = "127.0.0.1" if settings.bind in ("0.0.0.0", "::", "") else settings.bind
     say("starting both halves; Ctrl-C stops them")
     supervisor = SupervisorClient(settings.config.endpoint, settings.config.curve_keys)
-    return Halves(commands, environ).run(Announcer(host, settings.port, supervisor))
+    halves = Halves(commands, environ)
+    return halves.run(Announcer(host, settings.port, supervisor, lambda: halves.pid("the supervisor")))
 
 
 def _end_with_parent() -> None:

@@ -183,7 +183,18 @@ def test_a_taken_port_ends_make_run_with_an_error(make_run, wait_until, short_di
     endpoint = "ipc://{}/second/s.sock".format(short_dir)
     second = make_run(SERVER_PORT=child.url.rpartition(":")[2], SUPERVISOR_ENDPOINT=endpoint)
     assert second.wait(60) == 2
-    assert "the web half ended with exit code 1" in second.log_text()
+    assert "cannot listen on 0.0.0.0 port" in second.log_text()
+    assert "starting both halves" not in second.log_text()
+    child.terminate(60)
+
+
+def test_a_second_make_run_does_not_call_the_first_one_ready(make_run, wait_until):
+    child = make_run()
+    wait_until(lambda: "ready: every model answers" in child.log_text(), 30)
+    second = make_run()
+    assert second.wait(60) == 2
+    assert "another supervisor holds" in second.log_text()
+    assert "ready: every model answers" not in second.log_text()
     child.terminate(60)
 
 
