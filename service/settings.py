@@ -3,10 +3,11 @@
 `WebEnvironmentSchema` is the table that documents these names. Nothing is read at import.
 """
 
+import ipaddress
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from marshmallow import EXCLUDE, Schema, fields, validate
+from marshmallow import EXCLUDE, Schema, ValidationError, fields, validate
 
 from ipu_supervisor import config
 from ipu_supervisor.config import Config, ConfigError
@@ -14,6 +15,15 @@ from ipu_supervisor.config import Config, ConfigError
 #: Threads that a worker keeps beside its inference permits, so that health, documentation and refusals are answered
 #: while every permit is taken (chosen: each of these answers takes about a millisecond).
 SPARE_THREADS = 8
+
+
+def _address(value: str) -> None:
+    """Refuse what was meant as an IP address and is none; a name is for the machine to look up."""
+    if ":" in value or not value.strip("0123456789."):
+        try:
+            ipaddress.ip_address(value)
+        except ValueError:
+            raise ValidationError("Not an IP address.") from None
 
 
 class WebEnvironmentSchema(Schema):
@@ -25,7 +35,7 @@ class WebEnvironmentSchema(Schema):
         unknown = EXCLUDE
 
     SERVER_BIND = fields.String(
-        load_default="0.0.0.0", metadata={"description": "Address that the web side listens on."}
+        load_default="0.0.0.0", validate=_address, metadata={"description": "Address that the web side listens on."}
     )
     SERVER_PORT = fields.Integer(
         load_default=8100, validate=validate.Range(1, 65_535), metadata={"description": "Port of the web side."}

@@ -38,7 +38,9 @@ HEAD = """\
 Generated from the code by `make docs`; a test holds them equal. Every setting is an environment variable. Defaults for
 the usual ones stand in `.env`, which python-dotenv reads (neither make nor a shell does); the process's environment
 wins over it, and an empty value is the same as none. Every bad value is named at once when the server starts, and
-stops the start. `make run` starts with `CHECKPOINTS=auto` and `LOG_FORMAT=text` where they are not set.
+stops the start; so does a `.env` that cannot be read as it was meant. `python` is the Python of the installation
+(`.venv/bin/python` in a checkout). `make run` starts with `CHECKPOINTS=auto` and `LOG_FORMAT=text` where they are not
+set.
 """
 MODELS = """
 ## `SERVER_MODELS`

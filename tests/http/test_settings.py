@@ -41,3 +41,9 @@ def test_web_concurrency_wins_over_the_number_of_workers():
 
 def test_an_ipv6_address_is_bracketed():
     assert Settings.from_env({**ONE, "SERVER_BIND": "::1", "SERVER_PORT": "81"}).address() == "[::1]:81"
+
+
+@pytest.mark.parametrize("bind", ["999.1.1.1", "1.2.3", "::x", "127.0.0.1:80"])
+def test_an_address_that_is_none_is_refused(bind):
+    with pytest.raises(ConfigError, match="SERVER_BIND: Not an IP address"):
+        Settings.from_env({**ONE, "SERVER_BIND": bind})
