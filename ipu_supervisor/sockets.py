@@ -55,7 +55,7 @@ class Sockets:
     def _open(self, folder: pathlib.Path) -> None:
         """Do so. Raises what goes wrong."""
         folder.mkdir(mode=RUN_DIR_MODE, parents=True, exist_ok=True)
-        if folder.stat().st_mode & stat.S_IWOTH:
+        if folder.stat().st_mode & (stat.S_IWOTH | stat.S_ISVTX) == stat.S_IWOTH:
             log.event("run_dir_is_open_to_everybody", 30, folder=folder, advice="chmod 750")
         self._take_lock(folder / "supervisor.lock")
         if self._config.endpoint.startswith("ipc://"):
