@@ -59,11 +59,18 @@ class Model:
     def compile(self) -> Tuple[int, int]:
         """Prepare for serving; return how many programs were compiled, and how many came from the cache.
 
-        Raises what the model raises.
+        Raises what the model raises, and `ModelFileError` where it left something to compile while serving.
         """
         engine = self._pipeline.engine or Engine()
         needed, before = engine.programs()
-        self._pipeline.compile()
+        try:
+            self._pipeline.compile()
+        except InvalidInput as error:
+            text = "the model refuses its own example ({}); change its options, or the example"
+            raise catalog.ModelFileError(text.format(error)) from error
+        if engine.built() < needed:
+            text = "its `compile` ran {} of the {} programs that requests need; have it answer the example"
+            raise catalog.ModelFileError(text.format(engine.built(), needed))
         compiled = max(0, min(needed, engine.programs()[1] - before))
         return compiled, min(needed - compiled, before)
 

@@ -10,7 +10,7 @@ import logging
 import os
 import pathlib
 import tempfile
-from typing import TYPE_CHECKING, Any, Dict, Mapping, NamedTuple, Tuple
+from typing import TYPE_CHECKING, Any, Dict, List, Mapping, NamedTuple, Tuple
 
 import poptorch
 import torch
@@ -98,12 +98,20 @@ class IpuEngine(Engine):
         """Return how many programs the model needs, and how many lie in the cache, which other models share."""
         return 2 if self._search else 1, len(list(_cache().glob(PROGRAMS)))
 
+    def built(self) -> int:
+        """Return how many of the programs that the model needs this process has."""
+        return sum(executor.isCompiled() for executor in self._executors())
+
     def close(self) -> None:
         """Give the IPUs back."""
-        parts = (getattr(self._model, name, None) for name in ("poptorch_encoder", "poptorch_decoder"))
-        for executor in (self._executor, *parts):
-            if executor is not None and executor.isCompiled() and executor.isAttachedToDevice():
+        for executor in self._executors():
+            if executor.isCompiled() and executor.isAttachedToDevice():
                 executor.detachFromDevice()
+
+    def _executors(self) -> List[Any]:
+        """Return what runs the programs; a sequence model has its two once it has written something."""
+        parts = (getattr(self._model, name, None) for name in ("poptorch_encoder", "poptorch_decoder"))
+        return [executor for executor in (self._executor, *parts) if executor is not None]
 
 
 def _cache() -> pathlib.Path:

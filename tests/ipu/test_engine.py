@@ -6,11 +6,12 @@ import pytest
 import torch
 from safetensors.numpy import load_file, save_file
 
-from ipu_supervisor import layout
+from ipu_supervisor import layout, replica
 from ipu_supervisor.engines import load
 from ipu_supervisor.engines.faults import DeviceFault
 from ipu_supervisor.engines.hub import CheckpointError
 from ipu_supervisor.models import question_answering, summarization
+from ipu_supervisor.models.catalog import ModelFileError
 from tests.models import tiny
 
 pytestmark = pytest.mark.torch
@@ -128,6 +129,29 @@ def test_scores_that_are_no_numbers_are_not_served(pipeline_on, tmp_path):
     save_file(weights, folder + "/model.safetensors", metadata={"format": "pt"})
     with pytest.raises(FloatingPointError, match="not finite in float32; set another dtype"):
         pipeline_on(question_answering, folder)
+
+
+# ---- the warm-up -----------------------------------------------------------------------------------------------------
+
+
+class Unprepared(question_answering.Pipeline):
+    """Leaves its program to the first request."""
+
+    def compile(self):
+        pass
+
+
+def test_a_model_file_that_runs_no_program_before_it_serves_is_refused(unchecked, monkeypatch, tmp_path):
+    monkeypatch.setenv("POPTORCH_CACHE_DIR", str(tmp_path))
+    engine, options = unchecked(), question_answering.Pipeline.Options().load({"max_seq_len": 128})
+    with pytest.raises(ModelFileError, match="ran 0 of the 1 programs that requests need"):
+        replica.Model(Unprepared(engine, options), Unprepared.Output).compile()
+    assert replica.Model(question_answering.Pipeline(engine, options), Unprepared.Output).compile() == (1, 0)
+    engine.close()
+
+
+def test_a_sequence_model_has_built_both_of_its_programs_when_it_has_written_something(bart):
+    assert bart().built() == 2
 
 
 # ---- the cache -------------------------------------------------------------------------------------------------------
