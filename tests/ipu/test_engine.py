@@ -1,5 +1,6 @@
 """What the IPU engine asks of the libraries, as their own objects show it, and what it refuses; on the stand-in."""
 
+import json
 from typing import List
 
 import pytest
@@ -120,6 +121,32 @@ def test_what_only_optimum_graphcore_refuses_is_told_in_its_words(unchecked, mon
     monkeypatch.setenv("POPTORCH_CACHE_DIR", str(tmp_path))
     with pytest.raises(CheckpointError, match=r"distilbert cannot be laid out on IPUs: .*matmul_proportion.* >= 0"):
         unchecked(matmul_proportion=-1)
+
+
+def paired_merges(folder):
+    """Write the pairs of a tokenizer as tokenizers 0.20 and newer do."""
+    path = folder / "tokenizer.json"
+    words = json.loads(path.read_text(encoding="utf-8"))
+    words["model"]["merges"] = [pair.split(" ") for pair in words["model"]["merges"]]
+    path.write_text(json.dumps(words), encoding="utf-8")
+
+
+def nameless_class(folder):
+    """Name a tokenizer's class as Transformers 5 does where there is none of the model's own."""
+    path = folder / "tokenizer_config.json"
+    told = {**json.loads(path.read_text(encoding="utf-8")), "tokenizer_class": "TokenizersBackend"}
+    path.write_text(json.dumps(told), encoding="utf-8")
+
+
+@pytest.mark.parametrize("saved", [paired_merges, nameless_class])
+def test_a_tokenizer_that_newer_libraries_saved_is_refused_for_good_with_what_to_do(pipeline_on, tmp_path, saved):
+    folder = tiny.bart(tmp_path / "bart")
+    saved(tmp_path / "bart")
+    with pytest.raises(
+        CheckpointError, match=r"by newer libraries than tokenizers 0\.13\.3 and .*save it again"
+    ) as raised:
+        pipeline_on(summarization, folder)
+    assert raised.value.final
 
 
 def test_scores_that_are_no_numbers_are_not_served(pipeline_on, tmp_path):
