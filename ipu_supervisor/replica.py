@@ -71,8 +71,9 @@ class Model:
         if engine.built() < needed:
             text = "its `compile` ran {} of the {} programs that requests need; have it answer the example"
             raise catalog.ModelFileError(text.format(engine.built(), needed))
-        compiled = max(0, min(needed, engine.programs()[1] - before))
-        return compiled, min(needed - compiled, before)
+        after = engine.programs()[1]
+        compiled = max(0, min(needed, after - before))
+        return compiled, min(needed - compiled, before, after)
 
     def close(self) -> None:
         """Give the devices back, if they still can be."""

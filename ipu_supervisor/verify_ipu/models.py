@@ -157,7 +157,7 @@ class ModelChecks:
         figures = text.format(compiled, found, len(replicas), min(took), max(took), self._compile_s)
         figures += "; files in the cache: {} before, {} after".format(earlier, len(files))
         kept = files == self._earlier and earlier >= self.programs
-        # A program that could not be kept counts as found: time tells.
+        # A program for which the disk had too little room left counts as found: time tells.
         sooner = max(took) < self._compile_s / 2
         return hold(figures, not compiled and found == self.programs * len(replicas) and kept and sooner)
 

@@ -1,6 +1,8 @@
 """What the IPU engine asks of the libraries, as their own objects show it, and what it refuses; on the stand-in."""
 
+import contextlib
 import json
+import resource
 from typing import List
 
 import pytest
@@ -184,11 +186,27 @@ def test_a_sequence_model_has_built_both_of_its_programs_when_it_has_written_som
 # ---- the cache -------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("folder", ["{}/file/programs", "/proc/self"], ids=["not to be made", "not writable"])
-def test_a_cache_that_keeps_nothing_is_told(unchecked, monkeypatch, tmp_path, caplog, folder):
-    (tmp_path / "file").touch()
+@contextlib.contextmanager
+def no_room():
+    """Have this process create files, as on a full disk, and write nothing into them."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+@pytest.mark.parametrize(
+    ("folder", "disk"),
+    [("{}/file/programs", contextlib.nullcontext), ("/proc/self", contextlib.nullcontext), ("{}", no_room)],
+    ids=["not to be made", "not writable", "full"],
+)
+def test_a_cache_that_keeps_nothing_is_told_and_has_no_programs(unchecked, monkeypatch, tmp_path, caplog, folder, disk):
+    for name in ("file", "kept.popef"):
+        (tmp_path / name).touch()
     monkeypatch.setenv("POPTORCH_CACHE_DIR", folder.format(tmp_path))
-    monkeypatch.setenv("STANDIN_IPUS", "0")
-    with pytest.raises(DeviceFault):
-        unchecked()
+    engine = unchecked()
+    with disk():
+        assert engine.programs() == (1, 0)
     assert "executable_cache_not_writable folder={}".format(folder.format(tmp_path)) in caplog.text

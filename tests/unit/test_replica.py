@@ -96,6 +96,22 @@ def test_a_model_that_left_programs_to_be_compiled_by_a_request_is_not_ready(bui
         warmed_up(Compiled(needed=2, found=0, after=built, built=built))
 
 
+@pytest.mark.parametrize(
+    ("needed", "found", "after", "told"),
+    [
+        (2, 0, 2, (2, 0)),
+        (2, 5, 5, (0, 2)),
+        (2, 1, 2, (1, 1)),
+        (1, 0, 3, (1, 0)),
+        (1, 0, 0, (0, 0)),
+        (1, 3, 0, (0, 0)),
+    ],
+    ids=["compiled", "found", "one of each", "others' too", "not kept", "no longer kept"],
+)
+def test_programs_are_compiled_or_found_by_the_files_and_neither_where_none_is_kept(needed, found, after, told):
+    assert warmed_up(Compiled(needed, found, after, built=needed), answer={}) == told
+
+
 # ---- what the supervisor is told -------------------------------------------------------------------------------------
 
 
