@@ -13,6 +13,8 @@ from marshmallow import Schema, ValidationError, fields, validate
 
 #: Most IPUs that one process may use (PopTorch).
 MOST_IPUS = 64
+#: Kinds of IPU that optimum-graphcore takes, by the number that PopTorch gives them.
+HARDWARE = {2: "Mk2 or Bow", 21: "C600"}
 #: Tasks whose encoder and decoder are programs of their own, each on IPUs of its own.
 GENERATION = frozenset({"summarization"})
 #: Share of an IPU's memory for matrix multiplications: Graphcore's own notebook for bart-large-cnn, and

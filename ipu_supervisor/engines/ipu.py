@@ -143,6 +143,10 @@ def load(task: str, source: Source, spec: Spec) -> IpuEngine:
     poptorch.setLogLevel(os.environ.get("POPTORCH_LOG_LEVEL") or "WARN")
     if not poptorch.ipuHardwareIsAvailable():
         raise DeviceFault("NO_SUCH_DEVICE", "PopTorch sees no IPU")
+    if poptorch.ipuHardwareVersion() not in layout.HARDWARE:
+        raise DeviceFault(
+            "UNSUPPORTED_DEVICE", "PopTorch sees IPUs of version {}".format(poptorch.ipuHardwareVersion())
+        )
     model, tokenizer = weights.model(task, source), weights.tokenizer(source)
     faults = layout.checkpoint_faults(spec.ipu, spec.shapes, model.config.to_dict(), task)
     if faults:

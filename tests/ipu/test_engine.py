@@ -114,6 +114,15 @@ def test_a_machine_without_ipus_is_told_as_such(qa, monkeypatch):
     assert raised.value.kind == "NO_SUCH_DEVICE"
 
 
+def test_ipus_that_optimum_graphcore_does_not_take_are_told_as_such(qa, monkeypatch):
+    monkeypatch.setenv("STANDIN_IPU_VERSION", "1")
+    with pytest.raises(DeviceFault, match="PopTorch sees IPUs of version 1") as raised:
+        qa()
+    assert (raised.value.kind, raised.value.final) == ("UNSUPPORTED_DEVICE", True)
+    monkeypatch.setenv("STANDIN_IPU_VERSION", "21")
+    assert qa().built() == 1
+
+
 def test_settings_that_do_not_fit_the_checkpoint_are_refused_in_the_words_of_check_config(qa):
     with pytest.raises(CheckpointError, match=r"\[1, 2\] adds up to 3, but the checkpoint has 2 layers"):
         qa(ipu={"layers_per_ipu": [1, 2]})
