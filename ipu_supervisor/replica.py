@@ -215,12 +215,14 @@ def live(link: Link, spec: Mapping[str, Any], at_end: contextlib.ExitStack) -> N
     """
     link.say(messages.Hello(os.getpid()))
     _go_to(spec["folder"])
-    model, identity = load(spec)
-    at_end.callback(model.close)
     if spec["device"] == "ipu":
         # Takes SIGTERM when it is imported, which a model file may put off to its first batch.
         with contextlib.suppress(ImportError):
             importlib.import_module("poptorch")
+        signal.signal(signal.SIGTERM, _leave)
+    model, identity = load(spec)
+    at_end.callback(model.close)
+    # Whatever the model file has imported.
     signal.signal(signal.SIGTERM, _leave)
     link.say(messages.Loaded(identity))
     while not isinstance(link.hear(), messages.CompileGranted):
