@@ -13,6 +13,8 @@ from marshmallow import Schema, ValidationError, fields, validate
 
 #: Most IPUs that one process may use (PopTorch).
 MOST_IPUS = 64
+#: Kinds of IPU that optimum-graphcore takes, by the number that PopTorch gives them.
+HARDWARE = {2: "Mk2 or Bow", 21: "C600"}
 #: Tasks whose encoder and decoder are programs of their own, each on IPUs of its own.
 GENERATION = frozenset({"summarization"})
 #: Share of an IPU's memory for matrix multiplications: Graphcore's own notebook for bart-large-cnn, and
@@ -279,7 +281,10 @@ def layer_faults(ipu: Mapping[str, Any], config: Mapping[str, Any], task: str) -
     """Return what is wrong with the number of layers on each IPU."""
     found = layers(config, task)
     planned, total = plan(ipu, found), found.encoder + found.decoder
-    if min(planned) < 0 or sum(planned) != total:
+    if min(planned) < 0:
+        text = "ipu.layers_per_ipu: {} leaves less than 0 of the checkpoint's {} layers for -1; lower the other numbers"
+        return [text.format(ipu["layers_per_ipu"], _counted(found))]
+    if sum(planned) != total:
         text = "ipu.layers_per_ipu: {} adds up to {}, but the checkpoint has {} layers; make them add up"
         return [text.format(ipu["layers_per_ipu"], sum(planned), _counted(found))]
     if found.decoder and not _parts(planned, found.encoder):

@@ -59,13 +59,21 @@ class Model:
     def compile(self) -> Tuple[int, int]:
         """Prepare for serving; return how many programs were compiled, and how many came from the cache.
 
-        Raises what the model raises.
+        Raises what the model raises, and `ModelFileError` where it left something to compile while serving.
         """
         engine = self._pipeline.engine or Engine()
         needed, before = engine.programs()
-        self._pipeline.compile()
-        compiled = max(0, min(needed, engine.programs()[1] - before))
-        return compiled, min(needed - compiled, before)
+        try:
+            self._pipeline.compile()
+        except InvalidInput as error:
+            text = "the model refuses its own example ({}); change its options, or the example"
+            raise catalog.ModelFileError(text.format(error)) from error
+        if engine.built() < needed:
+            text = "its `compile` ran {} of the {} programs that requests need; have it answer the example"
+            raise catalog.ModelFileError(text.format(engine.built(), needed))
+        after = engine.programs()[1]
+        compiled = max(0, min(needed, after - before))
+        return compiled, min(needed - compiled, before, after)
 
     def close(self) -> None:
         """Give the devices back, if they still can be."""
@@ -207,12 +215,14 @@ def live(link: Link, spec: Mapping[str, Any], at_end: contextlib.ExitStack) -> N
     """
     link.say(messages.Hello(os.getpid()))
     _go_to(spec["folder"])
-    model, identity = load(spec)
-    at_end.callback(model.close)
     if spec["device"] == "ipu":
         # Takes SIGTERM when it is imported, which a model file may put off to its first batch.
         with contextlib.suppress(ImportError):
             importlib.import_module("poptorch")
+        signal.signal(signal.SIGTERM, _leave)
+    model, identity = load(spec)
+    at_end.callback(model.close)
+    # Whatever the model file has imported.
     signal.signal(signal.SIGTERM, _leave)
     link.say(messages.Loaded(identity))
     while not isinstance(link.hear(), messages.CompileGranted):

@@ -37,5 +37,9 @@ class Leases:
         return sum(need * wanted.get(model, 0) for model, need in self._needs.items()) - self.total
 
     def room_for_both(self, model: str, wanted: Mapping[str, int]) -> bool:
-        """Say whether, in a rolling change of all models, each of them has IPUs for one replica more."""
-        return model not in self._needs or self.lacking({name: count + 1 for name, count in wanted.items()}) <= 0
+        """Say whether, in a rolling change, a model has IPUs for one replica more than is wanted of it.
+
+        Others may be changed meanwhile. They take turns with the IPUs that are spare, and none waits for ever: whoever
+        has them gives as many back when its new replica is ready, or has failed, whatever becomes of the others.
+        """
+        return model not in self._needs or self.lacking({**wanted, model: wanted[model] + 1}) <= 0

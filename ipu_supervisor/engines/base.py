@@ -56,5 +56,9 @@ class Engine:
         """Return how many compiled programs the model needs, and how many lie in their cache, which others share."""
         return 0, 0
 
+    def built(self) -> int:
+        """Return how many of the programs that the model needs this process has, compiled or from the cache."""
+        return 0
+
     def close(self) -> None:
         """Give the devices back; called once, when the process ends in good order."""

@@ -49,6 +49,9 @@ TABLE: Dict[str, Remedy] = {
     "NO_SUCH_DEVICE": Remedy(
         "There are no such IPUs here; see `gc-info -l`, and lower ipu.ipus or ipu.replication.", final=True
     ),
+    "UNSUPPORTED_DEVICE": Remedy(
+        "optimum-graphcore runs on Mk2 and Bow IPUs and on the C600; serve the model on such a machine.", final=True
+    ),
     "OUT_OF_MEMORY": Remedy(
         "The model does not fit; spread it over more IPUs (ipu.ipus), or lower ipu.batch_size, the lengths in options, "
         "or ipu.matmul_proportion.",

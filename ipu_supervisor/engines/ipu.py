@@ -10,7 +10,7 @@ import logging
 import os
 import pathlib
 import tempfile
-from typing import TYPE_CHECKING, Any, Dict, Mapping, NamedTuple, Tuple
+from typing import TYPE_CHECKING, Any, Dict, List, Mapping, NamedTuple, Tuple
 
 import poptorch
 import torch
@@ -33,6 +33,8 @@ log = logging.getLogger(__name__)
 
 #: What a compiled program is called in the cache's folder.
 PROGRAMS = "*.popef"
+#: What is written to try whether the cache keeps anything: a block, for less may find room on a disk that is full.
+TRIED = bytes(4096)
 
 
 class Spec(NamedTuple):
@@ -95,15 +97,26 @@ class IpuEngine(Engine):
         return {name: torch.from_numpy(array) for name, array in inputs.items() if name in self._accepted}
 
     def programs(self) -> Tuple[int, int]:
-        """Return how many programs the model needs, and how many lie in the cache, which other models share."""
-        return 2 if self._search else 1, len(list(_cache().glob(PROGRAMS)))
+        """Return how many programs the model needs, and how many lie in the cache, which other models share.
+
+        None in one that keeps nothing: what is compiled now would look as if it had been found there.
+        """
+        return 2 if self._search else 1, len(list(_cache().glob(PROGRAMS))) if _cache_keeps() else 0
+
+    def built(self) -> int:
+        """Return how many of the programs that the model needs this process has."""
+        return sum(executor.isCompiled() for executor in self._executors())
 
     def close(self) -> None:
         """Give the IPUs back."""
-        parts = (getattr(self._model, name, None) for name in ("poptorch_encoder", "poptorch_decoder"))
-        for executor in (self._executor, *parts):
-            if executor is not None and executor.isCompiled() and executor.isAttachedToDevice():
+        for executor in self._executors():
+            if executor.isCompiled() and executor.isAttachedToDevice():
                 executor.detachFromDevice()
+
+    def _executors(self) -> List[Any]:
+        """Return what runs the programs; a sequence model has its two once it has written something."""
+        parts = (getattr(self._model, name, None) for name in ("poptorch_encoder", "poptorch_decoder"))
+        return [executor for executor in (self._executor, *parts) if executor is not None]
 
 
 def _cache() -> pathlib.Path:
@@ -111,13 +124,16 @@ def _cache() -> pathlib.Path:
     return pathlib.Path(os.environ["POPTORCH_CACHE_DIR"])
 
 
-def _tell_of_the_cache() -> None:
-    """Make the cache's folder, and say so where nothing can be kept in it: every start would compile anew."""
+def _cache_keeps() -> bool:
+    """Make the cache's folder and try it; tell, also the log, where nothing can be kept: every start compiles anew."""
     try:
         _cache().mkdir(parents=True, exist_ok=True)
-        tempfile.TemporaryFile(dir=str(_cache())).close()
+        with tempfile.TemporaryFile(dir=str(_cache())) as file:
+            file.write(TRIED)
     except OSError as error:
         log.warning("executable_cache_not_writable folder=%s error=%s", _cache(), error)
+        return False
+    return True
 
 
 def load(task: str, source: Source, spec: Spec) -> IpuEngine:
@@ -125,9 +141,12 @@ def load(task: str, source: Source, spec: Spec) -> IpuEngine:
     transformers_logging.disable_progress_bar()
     # optimum-graphcore sets a level of its own when it is imported.
     poptorch.setLogLevel(os.environ.get("POPTORCH_LOG_LEVEL") or "WARN")
-    _tell_of_the_cache()
     if not poptorch.ipuHardwareIsAvailable():
         raise DeviceFault("NO_SUCH_DEVICE", "PopTorch sees no IPU")
+    if poptorch.ipuHardwareVersion() not in layout.HARDWARE:
+        raise DeviceFault(
+            "UNSUPPORTED_DEVICE", "PopTorch sees IPUs of version {}".format(poptorch.ipuHardwareVersion())
+        )
     model, tokenizer = weights.model(task, source), weights.tokenizer(source)
     faults = layout.checkpoint_faults(spec.ipu, spec.shapes, model.config.to_dict(), task)
     if faults:

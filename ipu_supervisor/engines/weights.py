@@ -7,6 +7,8 @@ checkpoint runs.
 import os
 from typing import Any
 
+import tokenizers
+import transformers
 from safetensors import SafetensorError
 from transformers import AutoModel, AutoModelForQuestionAnswering, AutoModelForSeq2SeqLM, AutoTokenizer
 
@@ -28,6 +30,8 @@ TOKENIZER_FILES = (
     "sentencepiece.bpe.model",
     "tokenizer.model",
 )
+#: What tokenizers and Transformers say of a tokenizer that newer versions of theirs have saved.
+NEWER = ("untagged enum", "does not exist or is not currently imported")
 #: Weights that an encoder's file may lack, because pooling is done outside.
 UNUSED = ("pooler.", "bert.pooler.")
 
@@ -63,14 +67,24 @@ def tokenizer(source: Source) -> Any:
         loaded = AutoTokenizer.from_pretrained(
             source.folder, use_fast=True, trust_remote_code=False, local_files_only=True
         )
-    except (ValueError, OSError, KeyError, ImportError) as error:
-        text = "The tokenizer of {} cannot be loaded: {}"
-        raise CheckpointError(text.format(source.checkpoint, str(error).strip().split("\n")[0])) from error
+    except Exception as error:  # tokenizers raises no other kind
+        raise CheckpointError(_unreadable(source.checkpoint, str(error).strip().split("\n")[0])) from error
     if not loaded.is_fast:
         raise CheckpointError(
             "{} has no fast tokenizer (tokenizer.json), which offsets need.".format(source.checkpoint)
         )
     return loaded
+
+
+def _unreadable(checkpoint: str, told: str) -> str:
+    """Return what to say of a tokenizer that the libraries refuse in these words."""
+    if not any(mark in told for mark in NEWER):
+        return "The tokenizer of {} cannot be loaded: {}".format(checkpoint, told)
+    text = (
+        "The tokenizer of {} was saved by newer libraries than tokenizers {} and Transformers {}, which are here ({}); "
+        "save it again with these, or take the checkpoint's original files."
+    )
+    return text.format(checkpoint, tokenizers.__version__, transformers.__version__, told)
 
 
 def prepare(task: str, loaded: Any, words: Any) -> str:

@@ -114,8 +114,10 @@ class BasePipeline:
         raise NotImplementedError
 
     def compile(self) -> None:
-        """Prepare for serving; the default runs the example once."""
-        self([dict(self.example)])
+        """Prepare for serving; the default answers the example. Raises the exception that comes as its answer."""
+        for answer in self([dict(self.example)]):
+            if isinstance(answer, Exception):
+                raise answer
 
     @classmethod
     def size(cls, inputs: Mapping[str, Any]) -> int:

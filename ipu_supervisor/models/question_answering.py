@@ -41,9 +41,10 @@ class QuestionAnsweringOptions(OptionsSchema):
         validate=validate.Range(min=1),
         metadata={"description": "Most windows that one context may need; 100 take about 13 s on two CPU cores."},
     )
+    #: At least 64, whose windows have room for a question of 27 tokens: the example's fits, whatever the tokenizer.
     max_seq_len = fields.Integer(
         load_default=384,
-        validate=validate.Range(min=16),
+        validate=validate.Range(min=64),
         metadata={"description": "Tokens in a window, question included; less where the model takes less."},
     )
     doc_stride = fields.Integer(

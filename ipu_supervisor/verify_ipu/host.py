@@ -12,7 +12,7 @@ import subprocess
 import sys
 from typing import Any, Dict, List, Mapping, Optional, Tuple
 
-from ipu_supervisor import devices, status
+from ipu_supervisor import devices, layout, status
 from ipu_supervisor.config import Config
 
 #: Longest that the libraries may take to be imported, seconds (chosen).
@@ -28,8 +28,6 @@ print(json.dumps({
     "largest": max(sizes, default=0), "hardware": poptorch.ipuHardwareVersion() if sizes else 0,
 }))
 """
-#: What PopTorch calls the kinds of IPU that optimum-graphcore takes.
-HARDWARE = {2: "Mk2 or Bow", 21: "C600"}
 
 
 class Host:
@@ -77,7 +75,7 @@ class Host:
     def facts(self) -> List[Tuple[str, str]]:
         """Return what the report begins with; of the environment only names, no values."""
         versions = [(name, str(value)) for name, value in self.libraries.items() if name not in ("largest", "hardware")]
-        hardware = HARDWARE.get(self.libraries.get("hardware", 0), "unknown")
+        hardware = layout.HARDWARE.get(self.libraries.get("hardware", 0), "unknown")
         ipus = "{} counted, {} usable, groups of up to {}; {}".format(self.counted, self.usable, self.largest, hardware)
         return [
             ("this supervisor", status.VERSION),

@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Dict
 
 from ipu_supervisor.core.crew import GRACE_S
-from ipu_supervisor.layout import MOST_IPUS
+from ipu_supervisor.layout import HARDWARE, MOST_IPUS
 from ipu_supervisor.operate import MOST_REPLICAS
 from ipu_supervisor.verify_ipu import inputs
 from ipu_supervisor.verify_ipu.host import Host
@@ -38,7 +38,7 @@ def _libraries(host: Host) -> str:
     figures = "PopTorch {}, torch {}, optimum-graphcore {}, hardware version {}".format(
         host.libraries["PopTorch"], host.libraries["torch"], version, host.libraries["hardware"]
     )
-    return hold(figures, version == "0.7.1" and host.libraries["hardware"] in (2, 21))
+    return hold(figures, version == "0.7.1" and host.libraries["hardware"] in HARDWARE)
 
 
 def _count(host: Host) -> str:

@@ -41,6 +41,7 @@ class ModelChecks:
         self.batch = layout.compiled_batch(config.ipu)
         self.programs = 2 if config.task in layout.GENERATION else 1
         self.ipus, self.need = int(config.ipu["ipus"]), layout.need(config.ipu)
+        self._max_backlog = config.max_backlog
         self.requests = max(2, int(run.requests * SHARES[self.model]))
         self._compile_s = 0.0
         #: What lies in the cache before the first start, and before the second.
@@ -49,7 +50,7 @@ class ModelChecks:
     def first_start(self) -> bool:
         """Start one replica with an empty cache and ask it; say whether it became READY."""
         say("{}: first start".format(self.model))
-        with self.run.serve("first-" + self.model, {**self.entry, "replicas": 1}) as served:
+        with self.run.serve("first-" + self.model, self._served(1)) as served:
             try:
                 [replica] = served.ready(1, self.run.limit_s)
             except Failed as error:
@@ -65,7 +66,7 @@ class ModelChecks:
         """Start replicas with the cache that the first start filled, and do something while they run."""
         say("{}: second start, replicas: {}".format(self.model, replicas))
         self._earlier = self.run.cached()
-        with self.run.serve("second-" + self.model, {**self.entry, "replicas": replicas}) as served:
+        with self.run.serve("second-" + self.model, self._served(replicas)) as served:
             try:
                 served.ready(replicas, self.run.limit_s)
             except Failed as error:
@@ -74,6 +75,11 @@ class ModelChecks:
             self.run.check("cache", self.model, self._cached, served)
             alongside(served)
         return True
+
+    def _served(self, replicas: int) -> Entry:
+        """Return the entry for so many replicas, with a backlog that holds all that the checks ask at one moment."""
+        asked = max(CLIENTS, replicas) * (self.batch + 1)
+        return {**self.entry, "replicas": replicas, "max_backlog": max(self._max_backlog, asked)}
 
     # ---- the checks --------------------------------------------------------------------------------------------------
 
@@ -157,7 +163,7 @@ class ModelChecks:
         figures = text.format(compiled, found, len(replicas), min(took), max(took), self._compile_s)
         figures += "; files in the cache: {} before, {} after".format(earlier, len(files))
         kept = files == self._earlier and earlier >= self.programs
-        # A program that could not be kept counts as found: time tells.
+        # A program for which the disk had too little room left counts as found: time tells.
         sooner = max(took) < self._compile_s / 2
         return hold(figures, not compiled and found == self.programs * len(replicas) and kept and sooner)
 

@@ -1,16 +1,20 @@
 """What the IPU engine asks of the libraries, as their own objects show it, and what it refuses; on the stand-in."""
 
+import contextlib
+import json
+import resource
 from typing import List
 
 import pytest
 import torch
 from safetensors.numpy import load_file, save_file
 
-from ipu_supervisor import layout
+from ipu_supervisor import layout, replica
 from ipu_supervisor.engines import load
 from ipu_supervisor.engines.faults import DeviceFault
 from ipu_supervisor.engines.hub import CheckpointError
 from ipu_supervisor.models import question_answering, summarization
+from ipu_supervisor.models.catalog import ModelFileError
 from tests.models import tiny
 
 pytestmark = pytest.mark.torch
@@ -110,6 +114,15 @@ def test_a_machine_without_ipus_is_told_as_such(qa, monkeypatch):
     assert raised.value.kind == "NO_SUCH_DEVICE"
 
 
+def test_ipus_that_optimum_graphcore_does_not_take_are_told_as_such(qa, monkeypatch):
+    monkeypatch.setenv("STANDIN_IPU_VERSION", "1")
+    with pytest.raises(DeviceFault, match="PopTorch sees IPUs of version 1") as raised:
+        qa()
+    assert (raised.value.kind, raised.value.final) == ("UNSUPPORTED_DEVICE", True)
+    monkeypatch.setenv("STANDIN_IPU_VERSION", "21")
+    assert qa().built() == 1
+
+
 def test_settings_that_do_not_fit_the_checkpoint_are_refused_in_the_words_of_check_config(qa):
     with pytest.raises(CheckpointError, match=r"\[1, 2\] adds up to 3, but the checkpoint has 2 layers"):
         qa(ipu={"layers_per_ipu": [1, 2]})
@@ -121,6 +134,32 @@ def test_what_only_optimum_graphcore_refuses_is_told_in_its_words(unchecked, mon
         unchecked(matmul_proportion=-1)
 
 
+def paired_merges(folder):
+    """Write the pairs of a tokenizer as tokenizers 0.20 and newer do."""
+    path = folder / "tokenizer.json"
+    words = json.loads(path.read_text(encoding="utf-8"))
+    words["model"]["merges"] = [pair.split(" ") for pair in words["model"]["merges"]]
+    path.write_text(json.dumps(words), encoding="utf-8")
+
+
+def nameless_class(folder):
+    """Name a tokenizer's class as Transformers 5 does where there is none of the model's own."""
+    path = folder / "tokenizer_config.json"
+    told = {**json.loads(path.read_text(encoding="utf-8")), "tokenizer_class": "TokenizersBackend"}
+    path.write_text(json.dumps(told), encoding="utf-8")
+
+
+@pytest.mark.parametrize("saved", [paired_merges, nameless_class])
+def test_a_tokenizer_that_newer_libraries_saved_is_refused_for_good_with_what_to_do(pipeline_on, tmp_path, saved):
+    folder = tiny.bart(tmp_path / "bart")
+    saved(tmp_path / "bart")
+    with pytest.raises(
+        CheckpointError, match=r"by newer libraries than tokenizers 0\.13\.3 and .*save it again"
+    ) as raised:
+        pipeline_on(summarization, folder)
+    assert raised.value.final
+
+
 def test_scores_that_are_no_numbers_are_not_served(pipeline_on, tmp_path):
     folder = tiny.distilbert(tmp_path / "distilbert")
     weights = load_file(folder + "/model.safetensors")
@@ -130,14 +169,53 @@ def test_scores_that_are_no_numbers_are_not_served(pipeline_on, tmp_path):
         pipeline_on(question_answering, folder)
 
 
+# ---- the warm-up -----------------------------------------------------------------------------------------------------
+
+
+class Unprepared(question_answering.Pipeline):
+    """Leaves its program to the first request."""
+
+    def compile(self):
+        pass
+
+
+def test_a_model_file_that_runs_no_program_before_it_serves_is_refused(unchecked, monkeypatch, tmp_path):
+    monkeypatch.setenv("POPTORCH_CACHE_DIR", str(tmp_path))
+    engine, options = unchecked(), question_answering.Pipeline.Options().load({"max_seq_len": 128})
+    with pytest.raises(ModelFileError, match="ran 0 of the 1 programs that requests need"):
+        replica.Model(Unprepared(engine, options), Unprepared.Output).compile()
+    assert replica.Model(question_answering.Pipeline(engine, options), Unprepared.Output).compile() == (1, 0)
+    engine.close()
+
+
+def test_a_sequence_model_has_built_both_of_its_programs_when_it_has_written_something(bart):
+    assert bart().built() == 2
+
+
 # ---- the cache -------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("folder", ["{}/file/programs", "/proc/self"], ids=["not to be made", "not writable"])
-def test_a_cache_that_keeps_nothing_is_told(unchecked, monkeypatch, tmp_path, caplog, folder):
-    (tmp_path / "file").touch()
+@contextlib.contextmanager
+def no_room():
+    """Have this process create files, as on a full disk, and write nothing into them."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+@pytest.mark.parametrize(
+    ("folder", "disk"),
+    [("{}/file/programs", contextlib.nullcontext), ("/proc/self", contextlib.nullcontext), ("{}", no_room)],
+    ids=["not to be made", "not writable", "full"],
+)
+def test_a_cache_that_keeps_nothing_is_told_and_has_no_programs(unchecked, monkeypatch, tmp_path, caplog, folder, disk):
+    for name in ("file", "kept.popef"):
+        (tmp_path / name).touch()
     monkeypatch.setenv("POPTORCH_CACHE_DIR", folder.format(tmp_path))
-    monkeypatch.setenv("STANDIN_IPUS", "0")
-    with pytest.raises(DeviceFault):
-        unchecked()
+    engine = unchecked()
+    with disk():
+        assert engine.programs() == (1, 0)
     assert "executable_cache_not_writable folder={}".format(folder.format(tmp_path)) in caplog.text

@@ -139,7 +139,7 @@ def test_a_replica_works_in_a_folder_of_its_own_and_waits_for_no_ipu(spawn, shor
     (short_dir / "models").mkdir()
     text = "import os\nclass Pipeline:\n    def __call__(self, inputs):\n        return {}\n"
     told = '{"cwd": os.getcwd(), "waits": os.environ.get("POPTORCH_WAIT_FOR_IPU")}'
-    (short_dir / "models" / "whereabouts.py").write_text(text.format(told).replace("{}", told), encoding="utf-8")
+    (short_dir / "models" / "whereabouts.py").write_text(text.format(told), encoding="utf-8")
     models_path = str(short_dir / "models")
     stack = IpuStack(spawn, short_dir, [{"model": "whereabouts", "device": "ipu"}], MODELS_PATH=models_path).start()
     wait_until(stack.ready, 60)

@@ -90,6 +90,15 @@ def test_a_checkpoint_without_a_tokenizer_is_refused(copy):
         load.load("sentence-embedding", str(folder), device="cpu")
 
 
+@pytest.mark.parametrize("text", ["", "[]", '{"added_tokens": []}'])
+def test_a_broken_tokenizer_is_refused_for_good(copy, text):
+    folder = copy("encoder")
+    (folder / "tokenizer.json").write_text(text)
+    with pytest.raises(CheckpointError, match=r"The tokenizer of .* cannot be loaded: ") as raised:
+        load.load("sentence-embedding", str(folder), device="cpu")
+    assert raised.value.final
+
+
 @NO_CUDA
 def test_a_device_that_is_not_there_is_refused(checkpoints):
     with pytest.raises(CheckpointError, match="no CUDA device"):

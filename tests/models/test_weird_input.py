@@ -87,6 +87,17 @@ def test_a_question_at_the_limit_is_answered(engine_for):
     assert answer["results"]
 
 
+@pytest.mark.parametrize("name", ["distilbert", "bert"])
+def test_the_shortest_windows_take_the_example_and_a_long_context(engine_for, name):
+    schema = question_answering.Pipeline.Options()
+    shortest = next(length for length in range(1, 385) if not schema.validate({"max_seq_len": length}))
+    pipeline = make(question_answering, engine_for("question-answering", name), max_seq_len=shortest)
+    pipeline.compile()
+    context = "Rob lives in Bristol. " * 100
+    [answer] = pipeline([{"context": context, "question": pipeline.example["question"]}])
+    check_answer(context, answer)
+
+
 def test_a_context_with_too_many_windows_is_refused(engine_for):
     pipeline = make(question_answering, engine_for("question-answering", "distilbert"), max_windows=3)
     [refused] = pipeline([{"context": "Rob lives in Bristol. " * 200, "question": "Where?"}])

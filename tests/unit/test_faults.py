@@ -16,6 +16,7 @@ from tests.unit.histories import History
 OUTCOMES = {
     "BUSY": (None, False, False),
     "NO_SUCH_DEVICE": (1, False, False),
+    "UNSUPPORTED_DEVICE": (1, False, False),
     "OUT_OF_MEMORY": (1, False, False),
     "IPU_RESET": (5, False, True),
     "LINK_RESET": (1, True, False),

@@ -117,12 +117,28 @@ def test_a_model_file_without_lengths_cannot_be_compiled():
 # ---- what the checkpoint's configuration tells -----------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("plan", "total"), [([3, 2], 5), ([4, 3], 7), ([7, -1], 6)])
+@pytest.mark.parametrize(("plan", "total"), [([3, 2], 5), ([4, 3], 7)])
 def test_layers_that_do_not_add_up_are_refused(plan, total):
     found = layout.layer_faults(complete(layers_per_ipu=plan), DISTILBERT, QA)
     assert found == [
         "ipu.layers_per_ipu: {} adds up to {}, but the checkpoint has 6 layers; make them add up".format(plan, total)
     ]
+
+
+@pytest.mark.parametrize(
+    ("task", "config", "plan", "layers"),
+    [
+        (QA, DISTILBERT, [7, -1], "6"),
+        (QA, DISTILBERT, [-1, 7], "6"),
+        (QA, DISTILBERT, [-1, 7, -1, -1], "6"),
+        (SUMMARIZATION, BART, [13, -1, 6, 6], "12 + 12"),
+        (SUMMARIZATION, BART, [1, 1, -1, 13], "12 + 12"),
+    ],
+)
+def test_numbers_that_leave_an_even_share_nothing_are_refused(task, config, plan, layers):
+    found = layout.layer_faults(complete(task, layers_per_ipu=plan), config, task)
+    text = "ipu.layers_per_ipu: {} leaves less than 0 of the checkpoint's {} layers for -1; lower the other numbers"
+    assert found == [text.format(plan, layers)]
 
 
 @pytest.mark.parametrize("plan", [[10, 14], [6, 6, 6, 6, 0, 0, 0, 0]])

@@ -37,10 +37,10 @@ def test_what_is_lacking_is_counted_over_all_models():
     assert leases.lacking({"qa": 3, "summarization": 1, "echo": 9}) == 1
 
 
-def test_a_rolling_change_needs_room_for_one_more_of_every_model():
-    needs = {"qa": 1, "summarization": 2}
-    assert not Leases(5, needs).room_for_both("qa", {"qa": 1, "summarization": 1})
-    assert Leases(6, needs).room_for_both("qa", {"qa": 1, "summarization": 1})
+@pytest.mark.parametrize(("ipus", "room"), [(3, []), (4, ["qa"]), (5, ["qa", "summarization"])])
+def test_a_rolling_change_needs_room_for_one_more_of_its_own_model(ipus, room):
+    leases, wanted = Leases(ipus, {"qa": 1, "summarization": 2}), {"qa": 1, "summarization": 1}
+    assert [model for model in wanted if leases.room_for_both(model, wanted)] == room
 
 
 # ---- compiling -------------------------------------------------------------------------------------------------------

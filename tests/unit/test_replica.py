@@ -6,8 +6,11 @@ import msgspec
 import pytest
 
 from ipu_supervisor import replica
+from ipu_supervisor.engines.base import Engine
+from ipu_supervisor.engines.faults import DeviceFault
 from ipu_supervisor.engines.hub import CheckpointError, HubUnreachable
-from ipu_supervisor.models.base import AnyObject, InvalidInput
+from ipu_supervisor.models.base import AnyObject, BasePipeline, InvalidInput
+from ipu_supervisor.models.catalog import ModelFileError
 from ipu_supervisor.protocol import messages
 from ipu_supervisor.protocol.errors import ErrorCode
 from tests.unit.histories import History
@@ -47,6 +50,69 @@ def test_an_input_that_fails_alone_is_logged_with_a_traceback_unless_it_is_to_bl
     (record,) = caplog.records
     assert (record.levelno, record.fields["request_id"]) == (level, "request 7")
     assert ("in multiply" in caplog.text) == (code is ErrorCode.MODEL_ERROR)
+
+
+# ---- the warm-up -----------------------------------------------------------------------------------------------------
+
+
+class Compiled(Engine):
+    """Needs programs, of which its cache holds and a warm-up builds what is told."""
+
+    def __init__(self, needed, found, after, built):
+        self.needed, self.counts, self._built = needed, [found, after], built
+
+    def programs(self):
+        return self.needed, self.counts.pop(0)
+
+    def built(self):
+        return self._built
+
+
+def warmed_up(engine=None, answer=None):
+    """Return what becomes of a model that answers its example so."""
+
+    class Pipeline(BasePipeline):
+        def __call__(self, batch):
+            return [answer] * len(batch)
+
+    return replica.Model(Pipeline(engine, {}), AnyObject).compile()
+
+
+@pytest.mark.parametrize("error", [DeviceFault("BUSY", "others have them"), ValueError("wrong shape")])
+def test_what_comes_in_place_of_the_examples_answer_ends_the_warm_up(error):
+    with pytest.raises(type(error), match=str(error)):
+        warmed_up(answer=error)
+
+
+def test_a_model_that_refuses_its_own_example_is_not_tried_again():
+    with pytest.raises(ModelFileError, match=r"refuses its own example \(shorter, please\); change its opt") as raised:
+        warmed_up(answer=InvalidInput("shorter, please"))
+    assert replica._unable(raised.value).final
+
+
+@pytest.mark.parametrize("built", [0, 1])
+def test_a_model_that_left_programs_to_be_compiled_by_a_request_is_not_ready(built):
+    with pytest.raises(ModelFileError, match="ran {} of the 2 programs".format(built)):
+        warmed_up(Compiled(needed=2, found=0, after=built, built=built))
+
+
+@pytest.mark.parametrize(
+    ("needed", "found", "after", "told"),
+    [
+        (2, 0, 2, (2, 0)),
+        (2, 5, 5, (0, 2)),
+        (2, 1, 2, (1, 1)),
+        (1, 0, 3, (1, 0)),
+        (1, 0, 0, (0, 0)),
+        (1, 3, 0, (0, 0)),
+    ],
+    ids=["compiled", "found", "one of each", "others' too", "not kept", "no longer kept"],
+)
+def test_programs_are_compiled_or_found_by_the_files_and_neither_where_none_is_kept(needed, found, after, told):
+    assert warmed_up(Compiled(needed, found, after, built=needed), answer={}) == told
+
+
+# ---- what the supervisor is told -------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,8 @@
 
 import pytest
 
-from ipu_supervisor.verify_ipu.models import MEASURED, SCORE_DIFFERENCE, SLOW_S
+from ipu_supervisor.verify_ipu import inputs
+from ipu_supervisor.verify_ipu.models import CLIENTS, MEASURED, SCORE_DIFFERENCE, SLOW_S
 from ipu_supervisor.verify_ipu.plan import verify
 from ipu_supervisor.verify_ipu.report import CHECKS, NOT_SEEN, NOT_TRIED, SEEN
 from ipu_supervisor.verify_ipu.serving import Served
@@ -70,6 +71,21 @@ def test_the_first_start_must_compile_one_program_and_leave_one_file(checks, com
         compile_one(checks, suffix)
     served = Replayed(state(replica(compiled=compiled)))
     assert judged(checks.run, "compile", checks._compiled, served)[0] == verdict
+
+
+@pytest.mark.parametrize(
+    ("batch_size", "replicas", "given", "most"),
+    [(4, 1, 256, 256), (64, 1, 256, 520), (64, 16, 1, 1040), (4, 1, 999, 999)],
+)
+def test_what_the_checks_ask_at_one_moment_fits_the_backlog(tmp_path, batch_size, replicas, given, most):
+    run = run_of(tmp_path, [])
+    checks = model_of(run, batch_size=batch_size, max_backlog=given, max_client_batch_size=1)
+    for start in (checks.first_start, lambda: checks.second_start(replicas, lambda served: None)):
+        run.serves = [Replayed(load_s=1.0)]
+        assert start()
+        rows = max(len(items) for items in inputs.mixed(checks.model, REQUESTS, batch_size))
+        assert run.entry["max_backlog"] >= max(CLIENTS, run.entry["replicas"]) * rows
+    assert run.entry["max_backlog"] == most
 
 
 # ---- precision -------------------------------------------------------------------------------------------------------

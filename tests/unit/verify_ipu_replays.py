@@ -4,7 +4,7 @@ import itertools
 import json
 import subprocess
 from types import SimpleNamespace
-from typing import List
+from typing import Any, List, Mapping
 
 from ipu_supervisor import config
 from ipu_supervisor.protocol.messages import Identity, ModelStatus, ReplicaStatus
@@ -70,8 +70,11 @@ class ReplayedRun(Run):
     """A run with what is to be served, in order."""
 
     serves: List[Replayed] = []
+    #: The entry that was served last.
+    entry: Mapping[str, Any] = {}
 
     def serve(self, name, entry, **settings):
+        self.entry = entry
         return self.serves.pop(0)
 
 
@@ -105,9 +108,9 @@ def run_of(folder, wanted):
     return ReplayedRun(Place(folder, {}), Report(), frozenset(wanted), limit_s=1.0, requests=REQUESTS)
 
 
-def settings_of(name="question_answering", batch_size=4):
+def settings_of(name="question_answering", batch_size=4, **others):
     """Return an entry of SERVER_MODELS, and what the project makes of it."""
-    entry = {"model": name, "device": "ipu", "ipu": {"batch_size": batch_size}}
+    entry = {"model": name, "device": "ipu", "ipu": {"batch_size": batch_size}, **others}
     [model] = config.from_env({"SERVER_MODELS": json.dumps([entry])}).models
     return entry, model
 
