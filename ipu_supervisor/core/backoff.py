@@ -14,7 +14,6 @@ class Backoff:
 
     def __init__(self) -> None:
         """Begin with a clean record."""
-        self.restarts = 0
         self._deaths = 0
         self._failed_starts = self._failures = 0
         self._started = False
@@ -34,7 +33,6 @@ class Backoff:
 
         `counts`: it counts towards giving up. The death of an idle replica and one caused by a lone suspect do not.
         """
-        self.restarts += 1
         self._deaths += 1
         if self._started:
             self._failures += counts

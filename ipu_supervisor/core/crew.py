@@ -255,6 +255,14 @@ class Crew:
         alarm = [Note("operator_alarm", {**fields, "level": logging.CRITICAL})] if replica.alarm else []
         return [*actions, Note("replica_failed", fields), *alarm]
 
+    def unleased(self, replica: Replica, why: str, now: float) -> List[Action]:
+        """Have a replica for which there is no device try again later; no process began, so none ended."""
+        replica.happened(Event.EXITED, now)
+        self.last_error = replica.reason = why
+        replica.not_before = now + replica.backoff.died(counts=False)
+        replica.happened(Event.BACK_OFF, now)
+        return [Note("replica_waits", {**self._fields(replica), "reason": why})]
+
     def _fields(self, replica: Replica) -> Dict[str, Any]:
         """Return what every line of the log about a replica has."""
         return {"model": self.settings.model, "replica": replica.name}

@@ -161,10 +161,7 @@ class Pool:
     def unleased(self, name: str, why: str, now: float) -> List[Action]:
         """Have a replica that could not be started for want of devices wait; nothing is held against it."""
         replica = self.crew.named(name)
-        if replica is None:
-            return []
-        replica.strike, replica.reason = False, why
-        return self.exited(name, why, now)
+        return [] if replica is None else self.crew.unleased(replica, why, now) + self.tick(now)
 
     def _batch_over(self, replica: Replica, message: Union[BatchDone, BatchRaised], now: float) -> List[Action]:
         """Hand the outcomes of a batch out; a reply to another batch than the one aboard is late."""

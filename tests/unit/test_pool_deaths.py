@@ -382,4 +382,5 @@ def test_a_replica_without_a_lease_waits_and_is_not_given_up():
         assert history.pool.crew.last_error == "waits for IPUs"
         while history.states() == ["BACKOFF"]:
             history.pass_time(1)
+    assert (history.pool.crew.restarts, history.noted("replica_exited"), history.noted("replica_waits")) == (0, 0, 20)
     assert history.boot_all().states() == ["READY"]
