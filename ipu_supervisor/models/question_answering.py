@@ -50,7 +50,7 @@ class QuestionAnsweringOptions(OptionsSchema):
     doc_stride = fields.Integer(
         load_default=128,
         validate=validate.Range(min=0),
-        metadata={"description": "Tokens that two windows share; at most half a window."},
+        metadata={"description": "Tokens that two windows share; more than half a window counts as half."},
     )
     max_answer_len = fields.Integer(
         load_default=15, validate=validate.Range(min=1), metadata={"description": "Longest answer, tokens."}
