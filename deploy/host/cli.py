@@ -79,10 +79,10 @@ def status(layout: Layout, given: argparse.Namespace) -> None:
     for unit in (units.SUPERVISOR, units.web(units.MAIN)):
         text = units.systemctl("show", "--property=StatusText", "--value", unit).strip()
         say("{} {}{}".format(unit, units.state(unit), ": " + text if text else ""))
-    ready, doing, failed = look(Server(units.private_address(units.MAIN)))
-    if not ready:
-        raise NotReady(failed or doing)
-    say(doing)
+    seen = look(Server(units.private_address(units.MAIN)))
+    if not seen.ready:
+        raise NotReady(seen.why_not())
+    say(seen.doing)
 
 
 def logs(layout: Layout, given: argparse.Namespace) -> None:

@@ -7,6 +7,7 @@ import signal
 import pytest
 
 from deploy.host import cli, units
+from deploy.scripts.wait_ready import Seen
 from tests.unit.host_world import World
 
 SIGNALS = (signal.SIGHUP, signal.SIGINT, signal.SIGTERM)
@@ -64,9 +65,10 @@ def test_commands_are_those_that_change_what_is_served_and_those_that_look():
 @pytest.mark.parametrize(
     ("looked", "code", "said"),
     [
-        ((True, "ready", ""), 0, "ready"),
-        ((False, "qa: LOADING 1 s", ""), 1, "status FAILED: qa: LOADING 1 s"),
-        ((False, "qa: FAILED 1 s", "qa FAILED: why"), 1, "status FAILED: qa FAILED: why"),
+        (Seen(True, "ready"), 0, "ready"),
+        (Seen(False, "qa: LOADING 1 s"), 1, "status FAILED: qa: LOADING 1 s"),
+        (Seen(False, "qa: BACKOFF 1 s", "qa, last error: no"), 1, "status FAILED: qa: BACKOFF 1 s; qa, last error: no"),
+        (Seen(False, "qa: FAILED 1 s", failed="qa FAILED: why"), 1, "status FAILED: qa FAILED: why"),
     ],
 )
 def test_the_status_is_an_exit_code_too(world, monkeypatch, looked, code, said):
