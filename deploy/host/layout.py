@@ -57,6 +57,11 @@ class Layout:
         return self.root / "supervisor.started"
 
     @property
+    def stopping(self) -> pathlib.Path:
+        """Return the file that is there while `stop` waits for a deployment to end."""
+        return self.root / "stopping"
+
+    @property
     def lock(self) -> pathlib.Path:
         """Return the file that only one deployment holds at a time."""
         return self.root / "lock"

@@ -7,7 +7,7 @@ import socket
 
 import pytest
 
-from tests.deploy.on_vm.site import DEPLOY, PORT, SUPERVISOR, WEB
+from tests.deploy.on_vm.site import DEPLOY, PORT, SUPERVISOR, WEB, finished
 
 
 def test_wrong_settings_are_all_named_before_anything_is_touched(served):
@@ -67,6 +67,28 @@ def test_an_address_that_systemd_has_not_read_yet_is_read_before_it_is_used(serv
         served.vm.root(f"sed -i s/:{PORT}/:{PORT + 1}/ /etc/systemd/system/model-server-http.socket.d/listen.conf")
         served.vm.root("model-server apply")
         socket.create_connection((served.vm.address, PORT + 1), timeout=5).close()
+
+
+def test_a_stop_ends_a_deployment_that_waits_for_its_models(served):
+    slow = '[{"model": "echo", "options": {"load_delay_s": 600}}]'
+    with served.settings(f"SERVER_MODELS='{slow}'\n"):
+        with served.by_hand("apply") as caller:
+            for line in caller.stdout:
+                if "echo: LOADING" in line:
+                    break
+            served.vm.root("model-server stop")
+            code, said = finished(caller)
+        assert (code, "apply FAILED: `model-server stop` ends it" in said) == (1, True), said
+        assert served.vm.state(SUPERVISOR) == "inactive"
+    assert served.ready()
+
+
+def test_a_start_of_what_cannot_start_fails_with_its_last_words(served):
+    served.vm.root("model-server stop")
+    with served.settings("LOG_LEVEL=loud\n"):
+        said = served.vm.root("model-server start", check=False)
+    assert "start FAILED: " in said
+    assert "error: LOG_LEVEL: " in said
 
 
 def test_a_supervisor_that_cannot_start_is_not_started_again_and_again(served):
