@@ -84,6 +84,7 @@ class Activation:
         venvs.compile_ahead(release, web, ["service", "ipu_supervisor"])
         facts = Facts.read(units.run_as("web", release, web, ["-m", "deploy.systemd.preflight"]))
         units.check_address(facts.address)
+        units.check_free(facts.address)
         locks = ["supervisor-cpu.txt", "torch.txt", *(["demo.txt"] if facts.demo else [])]
         by_hand = self._host.supervisor_venv
         supervisor = pathlib.Path(by_hand) if by_hand else self._provide(release, "supervisor", locks)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import ipaddress
 import os
 import pathlib
 import re
 import shutil
+import socket
 import subprocess
 from collections.abc import Mapping, Sequence
 
@@ -89,6 +91,24 @@ def check_address(address: str) -> None:
         known = False
     if not (known and ADDRESS.match(address) and 1 <= int(port) <= 65_535):
         raise UnitFailed("{!r} is no address of a port: SERVER_BIND must be an IP address".format(address))
+
+
+def check_free(address: str) -> None:
+    """Raise `UnitFailed` when somebody else listens there: ours is closed before systemd would find that out."""
+    host, _, port = address.rpartition(":")
+    ours = systemctl("show", "--property=Listen", "--value", PORT) if state(PORT) == "active" else ""
+    if ":{} ".format(port) in ours:
+        return
+    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host.strip("[]"), int(port)))
+        except OSError as error:
+            # Any other is systemd's to judge: the address may come later than its socket.
+            if error.errno == errno.EADDRINUSE:
+                raise UnitFailed(
+                    "{} is taken by another program; see SERVER_BIND, SERVER_PORT".format(address)
+                ) from None
 
 
 def listen(address: str) -> None:

@@ -51,6 +51,8 @@ class World:
         #: What is wrong with a model of the supervisor that runs; another start helps.
         self.lost, self.clock = "", Clock()
         self.environment = root / "env"
+        #: The addresses on which somebody else listens.
+        self.taken: set = set()
         self.properties: dict = {}
         self.commands: list = []
         self.printed, self.facts = "", {"address": "0.0.0.0:8100", "wait_s": 1.0, "demo": False}
@@ -59,7 +61,11 @@ class World:
         for owner, name, fake in [
             *((units, name, getattr(self, name)) for name in ("systemctl", "_run", "workplace")),
             *((units, "up", self.systemctl), (units, "journal", lambda *_: "its words")),
-            *((units, "LISTEN", self.listening), (activate, "ENVIRONMENT", self.environment)),
+            *(
+                (units, "LISTEN", self.listening),
+                (units, "check_free", self.check_free),
+                (activate, "ENVIRONMENT", self.environment),
+            ),
             *((activate, "wait", self.wait), (activate, "look", self.look), (releases, "point", self.point)),
             *((cli, "say", self.said.append), (cli, "time", self.clock)),
         ]:
@@ -161,6 +167,10 @@ class World:
         if self.lost or self.running[units.SUPERVISOR] in self.bad:
             raise NotReady(self.lost or "the model broke")
         return 0.0
+
+    def check_free(self, address):
+        if address in self.taken:
+            raise units.UnitFailed(f"{address} is taken")
 
     def look(self, server):
         """See what the web half that serves says of the models."""

@@ -244,6 +244,15 @@ def test_an_address_that_systemd_would_refuse_ends_a_deployment_before_anything_
     assert (world.served(), world.asked[asked:]) == ("bbb", [])
 
 
+def test_a_port_that_is_taken_ends_a_deployment_before_anything_is_touched(world):
+    world.facts["address"] = "0.0.0.0:22"
+    world.taken = {"0.0.0.0:22"}
+    asked = len(world.asked)
+    with pytest.raises(units.UnitFailed, match=r"0\.0\.0\.0:22 is taken"):
+        world.deploy("c")
+    assert (world.served(), world.asked[asked:]) == ("bbb", [])
+
+
 def test_what_model_files_print_does_not_hide_the_facts(world):
     world.printed = "loading my model file\n{}\n"
     world.deploy("c")

@@ -2,6 +2,7 @@
 
 import os
 import pathlib
+import socket
 
 import pytest
 
@@ -55,6 +56,49 @@ def test_an_ip_address_and_a_port_are_taken(address):
 def test_what_systemd_could_not_listen_on_or_could_take_for_another_line_is_refused(address):
     with pytest.raises(units.UnitFailed, match="is no address of a port"):
         units.check_address(address)
+
+
+@pytest.fixture
+def holds(monkeypatch):
+    """Return `holds(text)`: what systemd says that its own socket listens on; without one it is inactive."""
+    said = {"Listen": "", "ActiveState": "inactive"}
+
+    def tell(listens):
+        said.update(Listen=f"{listens} (Stream)\n", ActiveState="active\n")
+
+    monkeypatch.setattr(units, "systemctl", lambda verb, name, *_: said[name.partition("=")[2]])
+    return tell
+
+
+@pytest.fixture
+def taken():
+    """A port on which another program listens, and not only here."""
+    with socket.socket() as other:
+        other.bind(("0.0.0.0", 0))
+        other.listen()
+        yield other.getsockname()[1]
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "127.0.0.1", "[::]"])
+@pytest.mark.parametrize("ours", ["", "0.0.0.0:8100", "0.0.0.0:{}9"])
+def test_a_port_on_which_another_program_listens_is_named(holds, taken, host, ours):
+    if ours:
+        holds(ours.format(taken))
+    with pytest.raises(units.UnitFailed, match=f"{taken} is taken by another program"):
+        units.check_free(f"{host}:{taken}")
+
+
+def test_a_port_that_is_ours_or_nobodys_may_be_moved_to(holds, taken):
+    holds(f"0.0.0.0:{taken}")
+    units.check_free(f"127.0.0.1:{taken}")
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))
+        free = closed.getsockname()[1]
+    units.check_free(f"0.0.0.0:{free}")
+
+
+def test_an_address_that_this_host_does_not_have_yet_is_left_to_systemd(holds):
+    units.check_free("192.0.2.1:8100")
 
 
 def test_an_address_that_stays_closes_nothing(world):

@@ -61,6 +61,19 @@ def test_the_port_moves_with_its_setting_and_the_models_stay(served):
     assert served.pids() == before
 
 
+def test_a_port_that_another_program_has_is_named_before_anything_is_touched(served, wait_until):
+    before, web = served.pids(), served.vm.pid(WEB)
+    served.vm.root(f"systemd-run --quiet --unit=other python3 -m http.server {PORT + 1}")
+    try:
+        wait_until(lambda: f":{PORT + 1} " in served.vm.root("ss --listening --tcp --numeric"), 60, "it listens")
+        with served.settings(f"SERVER_PORT={PORT + 1}\n", after=":"):
+            said = served.vm.root("model-server apply", check=False)
+    finally:
+        served.vm.root("systemctl stop other")
+    assert f"0.0.0.0:{PORT + 1} is taken by another program" in said
+    assert (served.pids(), served.vm.pid(WEB)) == (before, web)
+
+
 def test_an_address_that_systemd_has_not_read_yet_is_read_before_it_is_used(served):
     """As a deployment leaves it that was cut off between writing and reading."""
     with served.settings(f"SERVER_PORT={PORT + 1}\n"):
