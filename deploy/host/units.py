@@ -12,7 +12,7 @@ import socket
 import subprocess
 from collections.abc import Mapping, Sequence
 
-from deploy.host.layout import ENVIRONMENT, LIBRARY, LISTEN, UNITS
+from deploy.host.layout import COMMAND, DEVICE, ENVIRONMENT, LIBRARY, LISTEN, UNITS
 from deploy.host.releases import APP
 
 TARGET, SUPERVISOR = "model-server.target", "model-server-supervisor.service"
@@ -21,8 +21,9 @@ PORT = "model-server-http.socket"
 MAIN, NEXT = "main", "next"
 #: Everything, so that a stop waits for all of it.
 ALL = (TARGET, SUPERVISOR, PORT, "model-server-web@*.service", "model-server-web@*.socket")
-#: Where the supervisor listens; the units say the same.
-ENDPOINT = "ipc:///run/model-server/supervisor.sock"
+#: Where the supervisor listens, and where its own sockets are; the units say the same.
+RUN_DIR = "/run/model-server"
+ENDPOINT = "ipc://{}/supervisor.sock".format(RUN_DIR)
 #: The user of each half, and that of deployments.
 USERS = {"supervisor": "model-server", "web": "model-server-web", "build": "model-server-build"}
 #: What a port's address looks like: nothing in it could become another line of a unit.
@@ -132,7 +133,12 @@ def outdated(release: pathlib.Path) -> list[str]:
     places = {path: UNITS / path.name for path in (app / "deploy/systemd").glob("model-server*")}
     for path in [*(app / "deploy/host").glob("*.py"), app / "deploy/scripts/wait_ready.py"]:
         places[path] = LIBRARY / path.relative_to(app)
+    places[app / "deploy/systemd/uninstall.sh"] = LIBRARY / "uninstall.sh"
+    places[app / "deploy/systemd/command.py"] = COMMAND
     changed = [place for path, place in places.items() if not place.exists() or place.read_bytes() != path.read_bytes()]
+    devices = [path.read_bytes() for path in (app / "deploy/systemd").glob("device-*.conf")]
+    if DEVICE.exists() and DEVICE.read_bytes() not in devices:
+        changed.append(DEVICE)
     return sorted(str(place) for place in changed)
 
 
@@ -162,7 +168,9 @@ def run_as(half: str, release: pathlib.Path, venv: pathlib.Path, command: Sequen
     properties = {
         "Group": "model-server",
         "EnvironmentFile": "-{}".format(ENVIRONMENT),
-        "Environment": "SUPERVISOR_ENDPOINT={} PYTHONDONTWRITEBYTECODE=1".format(ENDPOINT),
+        "Environment": "SUPERVISOR_ENDPOINT={} SUPERVISOR_RUN_DIR={} PYTHONDONTWRITEBYTECODE=1".format(
+            ENDPOINT, RUN_DIR
+        ),
     }
     if half == "web":
         properties["UnsetEnvironment"] = "HF_TOKEN"

@@ -2,6 +2,7 @@
 
 import os
 import pathlib
+import shutil
 import socket
 
 import pytest
@@ -25,11 +26,14 @@ BUILDING = {
     **dict.fromkeys(("WorkingDirectory", "ReadWritePaths"), "{0}"),
     "UMask": "0022",
 }
+RUN_DIR = "SUPERVISOR_RUN_DIR=/run/model-server"
 RUNNING = {
     **dict.fromkeys(("User", "Group"), "model-server"),
     "WorkingDirectory": "{0}/app",
     "EnvironmentFile": "-/etc/model-server/env",
-    "Environment": "SUPERVISOR_ENDPOINT=ipc:///run/model-server/supervisor.sock PYTHONDONTWRITEBYTECODE=1",
+    "Environment": " ".join(
+        ["SUPERVISOR_ENDPOINT=ipc:///run/model-server/supervisor.sock", RUN_DIR, "PYTHONDONTWRITEBYTECODE=1"]
+    ),
 }
 
 
@@ -131,6 +135,55 @@ def test_the_hubs_token_is_the_supervisors_alone(world, half, unset):
     name = {"web": "model-server-web@", "supervisor": "model-server-supervisor"}[half]
     unit = (ROOT / f"deploy/systemd/{name}.service").read_text(encoding="utf-8")
     assert ("\nUnsetEnvironment=HF_TOKEN\n" in unit) == (unset is not None)
+
+
+def test_the_supervisors_own_sockets_are_where_its_commands_look_for_them(world):
+    unit = (ROOT / "deploy/systemd/model-server-supervisor.service").read_text(encoding="utf-8")
+    assert f"\nEnvironment={RUN_DIR}\n" in unit
+    units.run_as("supervisor", world.layout.current, world.layout.venvs, ["-m", "ipu_supervisor", "drain"])
+    assert RUN_DIR in world.properties["Environment"].split()
+
+
+@pytest.fixture
+def installed(tmp_path, monkeypatch):
+    """Return a release, and the files that install.sh has put on the host for it: the last one opens IPUs."""
+    release, system, library = tmp_path / "release", tmp_path / "system", tmp_path / "library"
+    shutil.copytree(str(ROOT / "deploy"), str(release / "app/deploy"), ignore=shutil.ignore_patterns("__pycache__"))
+    deploy, drop_in = release / "app/deploy", system / "supervisor.d/device.conf"
+    places = {path: system / path.name for path in (deploy / "systemd").glob("model-server*")}
+    for path in (*(deploy / "host").iterdir(), deploy / "scripts/wait_ready.py"):
+        places[path] = library / path.relative_to(release / "app")
+    places[deploy / "systemd/uninstall.sh"] = library / "uninstall.sh"
+    places[deploy / "systemd/command.py"] = tmp_path / "command"
+    places[deploy / "systemd/device-ipu.conf"] = drop_in
+    for path, place in places.items():
+        place.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy2(str(path), str(place))
+    for name, place in {
+        "UNITS": system,
+        "LIBRARY": library,
+        "COMMAND": tmp_path / "command",
+        "DEVICE": drop_in,
+    }.items():
+        monkeypatch.setattr(units, name, place)
+    return release, list(places.values())
+
+
+def test_whatever_of_a_release_an_installation_would_put_here_otherwise_is_named(installed):
+    release, places = installed
+    assert units.outdated(release) == []
+    for place in places:
+        text = place.read_bytes()
+        place.write_bytes(text + b"# older")
+        assert units.outdated(release) == [str(place)]
+        place.write_bytes(text)
+
+
+def test_what_an_installation_would_put_here_is_missed_but_for_the_devices_that_nobody_chose(installed):
+    release, places = installed
+    for place in places:
+        place.unlink()
+    assert units.outdated(release) == sorted(map(str, places[:-1]))
 
 
 @pytest.fixture

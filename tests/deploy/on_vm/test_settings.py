@@ -3,11 +3,12 @@
 Every test begins with the good release serving, whatever the test before it did.
 """
 
+import json
 import socket
 
 import pytest
 
-from tests.deploy.on_vm.site import DEPLOY, PORT, SUPERVISOR, WEB, finished
+from tests.deploy.on_vm.site import DEPLOY, PORT, QUESTION, SUPERVISOR, WEB, finished
 
 
 def test_wrong_settings_are_all_named_before_anything_is_touched(served):
@@ -80,6 +81,23 @@ def test_an_address_that_systemd_has_not_read_yet_is_read_before_it_is_used(serv
         served.vm.root(f"sed -i s/:{PORT}/:{PORT + 1}/ /etc/systemd/system/model-server-http.socket.d/listen.conf")
         served.vm.root("model-server apply")
         socket.create_connection((served.vm.address, PORT + 1), timeout=5).close()
+
+
+def test_both_halves_speak_over_tcp_with_keys_of_which_the_web_halfs_user_reads_two(served):
+    keys = "/etc/model-server/keys"
+    made = f"sudo -u model-server ../venv-supervisor/bin/python -m ipu_supervisor keys {keys}"
+    served.vm.root(
+        f"install -d -o model-server -g model-server -m 750 {keys} && cd /opt/model-server/current/app && {made} && "
+        f"chmod 640 {keys}/supervisor.key {keys}/service.key_secret"
+    )
+    with served.settings(f"SUPERVISOR_ENDPOINT=tcp://127.0.0.1:5555\nSUPERVISOR_CURVE_KEYS={keys}\n"):
+        served.vm.root("model-server apply")
+        assert "127.0.0.1:5555 " in served.vm.root("ss --listening --tcp --numeric")
+        assert json.loads(served.request("/qa", QUESTION)[1])["results"] == "Berkeley"
+        assert "question_answering   ready" in served.vm.root("model-server ctl status")
+        assert "echo will have 1 replicas" in served.vm.root("model-server ctl scale echo 1")
+        served.vm.root(f"! runuser -u model-server-web -- cat {keys}/supervisor.key_secret {keys}/clients/*")
+    served.vm.root(f"rm -r {keys}")
 
 
 def test_a_stop_ends_a_deployment_that_waits_for_its_models(served):
