@@ -1,6 +1,7 @@
 """How long each model took to load, kept in the run folder for the next supervisor."""
 
 import json
+import os
 import pathlib
 from typing import Dict
 
@@ -26,7 +27,13 @@ class Loads:
         """Note a measurement; the file is replaced whole, or left as it is where it cannot be written."""
         fresh = self._path.with_suffix(".new")
         try:
-            fresh.write_text(json.dumps({**self.read(), model: round(load_s, 3)}), encoding="utf-8")
+            with open(str(fresh), "w", encoding="utf-8", opener=_private) as file:
+                file.write(json.dumps({**self.read(), model: round(load_s, 3)}))
             fresh.replace(self._path)
         except OSError as error:
             log.event("load_not_kept", 30, model=model, error=str(error))
+
+
+def _private(path: str, flags: int) -> int:
+    """Open a file that nobody but this user may open: the run folder's group is also the web side's."""
+    return os.open(path, flags, 0o600)

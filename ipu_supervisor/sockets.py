@@ -78,7 +78,8 @@ class Sockets:
 
     def _take_lock(self, path: pathlib.Path) -> None:
         """Hold an advisory lock for as long as this process lives."""
-        self._locks.append(path.open("w", encoding="ascii"))
+        self._locks.append(os.fdopen(os.open(str(path), os.O_WRONLY | os.O_CREAT, PRIVATE_MODE), "w", encoding="ascii"))
+        os.fchmod(self._locks[-1].fileno(), PRIVATE_MODE)
         try:
             fcntl.flock(self._locks[-1], fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:

@@ -11,7 +11,7 @@ from typing import Callable
 
 from deploy.host import releases, units, venvs
 from deploy.host.layout import ENVIRONMENT, HostSettings, Layout
-from deploy.scripts.wait_ready import NotReady, Server, wait
+from deploy.scripts.wait_ready import NotReady, Server, look, wait
 
 #: Longest wait for an instance of the web half that replaces another: what it needs is ready already, seconds (chosen).
 WEB_LIMIT_S = 60.0
@@ -19,6 +19,8 @@ WEB_LIMIT_S = 60.0
 EXPLAINING_LINES = 20
 #: What is known to go wrong on the way to a server that is ready.
 FAILURES = (NotReady, units.UnitFailed, OSError)
+#: Why a deployment ends that could have gone on.
+STOPPED = "`model-server stop` ends it"
 Say = Callable[[str], None]
 
 
@@ -82,6 +84,7 @@ class Activation:
         venvs.compile_ahead(release, web, ["service", "ipu_supervisor"])
         facts = Facts.read(units.run_as("web", release, web, ["-m", "deploy.systemd.preflight"]))
         units.check_address(facts.address)
+        units.check_free(facts.address)
         locks = ["supervisor-cpu.txt", "torch.txt", *(["demo.txt"] if facts.demo else [])]
         by_hand = self._host.supervisor_venv
         supervisor = pathlib.Path(by_hand) if by_hand else self._provide(release, "supervisor", locks)
@@ -95,13 +98,13 @@ class Activation:
 
     def _activate(self, prepared: Prepared) -> None:
         """Switch, start what must be started, wait until every model is ready."""
-        release, facts, started = prepared.release, prepared.facts, self._layout.started
-        wanted = self._fingerprint(prepared)
-        same = started.exists() and started.read_text(encoding="ascii") == wanted
-        keeps = same and units.state(units.SUPERVISOR) == "active"
+        if self._layout.stopping.exists():
+            raise NotReady(STOPPED)
+        release, facts, wanted = prepared.release, prepared.facts, self._fingerprint(prepared)
+        keeps = self._keeps(wanted)
         if not keeps:
             # From the switch on, a reboot or a crash may start another supervisor than the one that is noted.
-            started.unlink(missing_ok=True)
+            self._layout.started.unlink(missing_ok=True)
         self._switch(prepared)
         units.listen(facts.address)
         units.systemctl("enable", "--quiet", units.TARGET)
@@ -112,6 +115,17 @@ class Activation:
         self._replace_web(facts)
         units.systemctl("start", units.TARGET)
         self._say("serving {} on {}".format(release.name, facts.address))
+
+    def _keeps(self, wanted: str) -> bool:
+        """Say whether the supervisor runs on the same, and no model of it has failed: that one needs another start."""
+        started = self._layout.started
+        same = started.exists() and started.read_text(encoding="ascii") == wanted
+        if not same or units.state(units.SUPERVISOR) != "active":
+            return False
+        failed = look(Server(units.private_address(units.MAIN))).failed
+        if failed:
+            self._say("not kept as it is: {}".format(failed))
+        return not failed
 
     def _switch(self, prepared: Prepared) -> None:
         """Have the units start from a release, each half in its environment."""
@@ -149,12 +163,17 @@ class Activation:
         self._say("ready after {:.1f} s: {}".format(elapsed_s, units.web(instance)))
 
     def _ended(self, instance: str) -> str:
-        """Say which unit will not come back, if one will not."""
+        """Say why there is nothing to wait for any more: a unit will not come back, or somebody wants no server."""
+        if self._layout.stopping.exists():
+            return STOPPED
         failed = [unit for unit in (units.SUPERVISOR, units.web(instance)) if units.state(unit) == "failed"]
         return "\n".join("{} failed\n{}".format(unit, units.journal(unit, EXPLAINING_LINES)) for unit in failed)
 
     def _back(self, before: pathlib.Path | None) -> None:
         """Serve the release that served before; what goes wrong with that is told, not raised."""
+        if self._layout.stopping.exists():
+            self._say("no other release is served in its place")
+            return
         if before is None:
             self._say("there is no other release to go back to")
             return

@@ -3,7 +3,8 @@
 deploy COMMIT SHA256 < ARCHIVE   unpack a release and serve it; back to the one before when it does not get ready
 apply                            serve the current release with changed settings
 rollback                         serve the release before
-start, stop                      also for the next boots; stop finishes the requests that are there
+start, stop                      also for the next boots; stop ends a deployment that waits, and finishes the requests
+                                 that are there
 status, logs                     what every model does; what both halves wrote
 ctl ...                          the operator's commands: status, top, drain, reload, scale
 """
@@ -18,7 +19,9 @@ import signal
 import subprocess
 import sys
 import syslog
+import time
 from collections.abc import Callable, Sequence
+from typing import IO
 
 from deploy.host import releases, units
 from deploy.host.activate import FAILURES, Activation
@@ -27,6 +30,9 @@ from deploy.scripts.wait_ready import NotReady, Server, look
 
 #: Exit codes: what was asked for failed; another deployment runs (sysexits.h: try again later).
 EXIT_FAILED, EXIT_BUSY = 1, 75
+#: How long `stop` waits for a deployment to end, and how often it looks, seconds (chosen: one that waits for its models
+#: ends within seconds, one that restarts the supervisor within 45 s; one that installs may take longer).
+STOP_LIMIT_S, LOOK_EVERY_S = 120.0, 0.5
 LOG_LINES = 200
 
 
@@ -60,9 +66,12 @@ def rollback(layout: Layout, given: argparse.Namespace) -> None:
 
 
 def start(layout: Layout, given: argparse.Namespace) -> None:
-    """Start both halves, now and at every boot; see `status` for the models."""
+    """Start both halves, now and at every boot; see `status` for the models. Raises `UnitFailed`."""
     _release(layout.current)
-    units.systemctl("enable", "--quiet", "--now", units.TARGET)
+    units.systemctl("enable", "--quiet", units.TARGET)
+    for unit in (units.SUPERVISOR, units.PORT, units.web(units.MAIN)):
+        units.up("start", unit)
+    units.systemctl("start", units.TARGET)
 
 
 def stop(layout: Layout, given: argparse.Namespace) -> None:
@@ -79,10 +88,10 @@ def status(layout: Layout, given: argparse.Namespace) -> None:
     for unit in (units.SUPERVISOR, units.web(units.MAIN)):
         text = units.systemctl("show", "--property=StatusText", "--value", unit).strip()
         say("{} {}{}".format(unit, units.state(unit), ": " + text if text else ""))
-    ready, doing, failed = look(Server(units.private_address(units.MAIN)))
-    if not ready:
-        raise NotReady(failed or doing)
-    say(doing)
+    seen = look(Server(units.private_address(units.MAIN)))
+    if not seen.ready:
+        raise NotReady(seen.why_not())
+    say(seen.doing)
 
 
 def logs(layout: Layout, given: argparse.Namespace) -> None:
@@ -126,7 +135,7 @@ def main(arguments: Sequence[str] | None = None, layout: Layout | None = None) -
     with layout.lock.open("w", encoding="ascii") as lock:
         try:
             if changes:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                _hold(lock, layout, STOP_LIMIT_S if given.command == "stop" else 0.0)
             act(layout, given)
         except BlockingIOError:
             say("another deployment is going on")
@@ -135,6 +144,26 @@ def main(arguments: Sequence[str] | None = None, layout: Layout | None = None) -
             say("{} FAILED: {}".format(given.command, error))
             return EXIT_FAILED
     return 0
+
+
+def _hold(lock: IO[str], layout: Layout, limit_s: float) -> None:
+    """Be the only one who changes what is served; ask a deployment to end within a limit. Raises `BlockingIOError`."""
+    limit, told = time.monotonic() + limit_s, False
+    try:
+        while True:
+            try:
+                return fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                if time.monotonic() >= limit:
+                    raise
+            if not told:
+                say("a deployment is going on, and is asked to end")
+            # Again each time: whoever has begun meanwhile has taken the file away.
+            layout.stopping.touch()
+            told = True
+            time.sleep(LOOK_EVERY_S)
+    finally:
+        layout.stopping.unlink(missing_ok=True)
 
 
 def _activation(layout: Layout) -> Activation:

@@ -12,6 +12,9 @@ HOST_SETTINGS = pathlib.Path("/etc/model-server/host.conf")
 ENVIRONMENT = pathlib.Path("/etc/model-server/env")
 #: Where install.sh puts the units, and this program.
 UNITS, LIBRARY = pathlib.Path("/etc/systemd/system"), pathlib.Path("/usr/local/lib/model-server")
+COMMAND = pathlib.Path("/usr/local/sbin/model-server")
+#: The drop-in that lets replicas open the host's accelerators; there is none without such.
+DEVICE = UNITS / "model-server-supervisor.service.d/device.conf"
 #: The drop-in that gives the port's socket its address.
 LISTEN = UNITS / "model-server-http.socket.d/listen.conf"
 
@@ -55,6 +58,11 @@ class Layout:
     def started(self) -> pathlib.Path:
         """Return the file that says what the supervisor was started with; none where that is not known."""
         return self.root / "supervisor.started"
+
+    @property
+    def stopping(self) -> pathlib.Path:
+        """Return the file that is there while `stop` waits for a deployment to end."""
+        return self.root / "stopping"
 
     @property
     def lock(self) -> pathlib.Path:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import errno
 import ipaddress
 import os
 import pathlib
 import re
 import shutil
+import socket
 import subprocess
 from collections.abc import Mapping, Sequence
 
-from deploy.host.layout import ENVIRONMENT, LIBRARY, LISTEN, UNITS
+from deploy.host.layout import COMMAND, DEVICE, ENVIRONMENT, LIBRARY, LISTEN, UNITS
 from deploy.host.releases import APP
 
 TARGET, SUPERVISOR = "model-server.target", "model-server-supervisor.service"
@@ -19,8 +21,9 @@ PORT = "model-server-http.socket"
 MAIN, NEXT = "main", "next"
 #: Everything, so that a stop waits for all of it.
 ALL = (TARGET, SUPERVISOR, PORT, "model-server-web@*.service", "model-server-web@*.socket")
-#: Where the supervisor listens; the units say the same.
-ENDPOINT = "ipc:///run/model-server/supervisor.sock"
+#: Where the supervisor listens, and where its own sockets are; the units say the same.
+RUN_DIR = "/run/model-server"
+ENDPOINT = "ipc://{}/supervisor.sock".format(RUN_DIR)
 #: The user of each half, and that of deployments.
 USERS = {"supervisor": "model-server", "web": "model-server-web", "build": "model-server-build"}
 #: What a port's address looks like: nothing in it could become another line of a unit.
@@ -91,6 +94,24 @@ def check_address(address: str) -> None:
         raise UnitFailed("{!r} is no address of a port: SERVER_BIND must be an IP address".format(address))
 
 
+def check_free(address: str) -> None:
+    """Raise `UnitFailed` when somebody else listens there: ours is closed before systemd would find that out."""
+    host, _, port = address.rpartition(":")
+    ours = systemctl("show", "--property=Listen", "--value", PORT) if state(PORT) == "active" else ""
+    if ":{} ".format(port) in ours:
+        return
+    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host.strip("[]"), int(port)))
+        except OSError as error:
+            # Any other is systemd's to judge: the address may come later than its socket.
+            if error.errno == errno.EADDRINUSE:
+                raise UnitFailed(
+                    "{} is taken by another program; see SERVER_BIND, SERVER_PORT".format(address)
+                ) from None
+
+
 def listen(address: str) -> None:
     """Give the port its address; only where that changes is it closed for a moment. Raises `UnitFailed`."""
     lines = ["# Written by deployments, from SERVER_BIND and SERVER_PORT.", "[Socket]", "ListenStream="]
@@ -112,7 +133,12 @@ def outdated(release: pathlib.Path) -> list[str]:
     places = {path: UNITS / path.name for path in (app / "deploy/systemd").glob("model-server*")}
     for path in [*(app / "deploy/host").glob("*.py"), app / "deploy/scripts/wait_ready.py"]:
         places[path] = LIBRARY / path.relative_to(app)
+    places[app / "deploy/systemd/uninstall.sh"] = LIBRARY / "uninstall.sh"
+    places[app / "deploy/systemd/command.py"] = COMMAND
     changed = [place for path, place in places.items() if not place.exists() or place.read_bytes() != path.read_bytes()]
+    devices = [path.read_bytes() for path in (app / "deploy/systemd").glob("device-*.conf")]
+    if DEVICE.exists() and DEVICE.read_bytes() not in devices:
+        changed.append(DEVICE)
     return sorted(str(place) for place in changed)
 
 
@@ -142,7 +168,9 @@ def run_as(half: str, release: pathlib.Path, venv: pathlib.Path, command: Sequen
     properties = {
         "Group": "model-server",
         "EnvironmentFile": "-{}".format(ENVIRONMENT),
-        "Environment": "SUPERVISOR_ENDPOINT={} PYTHONDONTWRITEBYTECODE=1".format(ENDPOINT),
+        "Environment": "SUPERVISOR_ENDPOINT={} SUPERVISOR_RUN_DIR={} PYTHONDONTWRITEBYTECODE=1".format(
+            ENDPOINT, RUN_DIR
+        ),
     }
     if half == "web":
         properties["UnsetEnvironment"] = "HF_TOKEN"

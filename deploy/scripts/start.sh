@@ -11,8 +11,16 @@ docker compose run --rm --no-deps --no-TTY supervisor python3 -m ipu_supervisor 
 docker compose run --rm --no-deps --no-TTY service python3 -m gunicorn --check-config -c service/gunicorn_conf.py
 docker compose up --detach "$@"
 
-# The second `up` starts nothing: it waits for the health of what stands in front of the models, such as nginx.
-if ! deploy/scripts/wait_ready.sh || ! docker compose up --detach --wait "$@"; then
+# compose sees no change in files that are only mounted, so nginx is told to read them again.
+renew_nginx() {
+    if docker compose ps --services | grep -xF nginx >/dev/null; then
+        docker compose exec --no-TTY nginx sh /etc/model-server/start.sh reload
+    fi
+}
+
+# The second `up` starts nothing: it waits for the health of what stands in front of the models, such as nginx. What
+# starts again and again need not be called unhealthy, hence the limit: nginx is well a second after its start, or never.
+if ! deploy/scripts/wait_ready.sh || ! docker compose up --detach --wait --wait-timeout 60 "$@" || ! renew_nginx; then
     docker compose logs --no-color --tail 50
     exit 1
 fi

@@ -16,7 +16,7 @@ import sys
 import time
 import urllib.parse
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 #: How often is looked, and how often is told although nothing changed but the time, seconds (chosen).
 LOOK_EVERY_S, TELL_EVERY_S = 0.5, 10.0
@@ -28,6 +28,22 @@ DEFAULTS = {"SERVER_WAIT_TIMEOUT": "1800", "SERVER_PORT": "8100"}
 
 class NotReady(RuntimeError):
     """The models will not be ready, or were not in time; the message says why."""
+
+
+class Seen(NamedTuple):
+    """What there is to see of a server at one moment."""
+
+    ready: bool
+    #: What each model does.
+    doing: str
+    #: The last errors of models that are not ready, with what can be done about them; empty where none is known.
+    errors: str = ""
+    #: Why the server never will be ready; empty while it may.
+    failed: str = ""
+
+    def why_not(self) -> str:
+        """Say why the server is not ready, as far as that can be seen."""
+        return self.failed or "; ".join(filter(None, (self.doing, self.errors)))
 
 
 class Server:
@@ -84,42 +100,59 @@ def wait(
 
     `ended` says why there is nothing to wait for any more, if that is so.
     """
-    began = time.monotonic()
-    told, told_at = "", began
+    began, teller = time.monotonic(), _Teller(say)
     while True:
         left_s = limit_s - (time.monotonic() - began)
-        ready, doing, failed = look(server, min(ANSWER_LIMIT_S, max(left_s, LOOK_EVERY_S)))
+        seen = look(server, min(ANSWER_LIMIT_S, max(left_s, LOOK_EVERY_S)))
         elapsed_s = time.monotonic() - began
-        if ready:
+        if seen.ready:
             return elapsed_s
-        failed = failed or ended()
-        states = re.sub(r"\d+ s", "", doing)
-        if failed or elapsed_s >= limit_s or states != told or time.monotonic() >= told_at + TELL_EVERY_S:
-            say("{:5.0f} s  {}".format(elapsed_s, doing))
-            told, told_at = states, time.monotonic()
+        failed = seen.failed or ended()
+        teller.tell(seen, elapsed_s, last=bool(failed) or elapsed_s >= limit_s)
         if failed:
             raise NotReady(failed)
         if elapsed_s >= limit_s:
-            raise NotReady("not ready within {:g} s: {}".format(limit_s, doing))
+            raise NotReady("not ready within {:g} s: {}".format(limit_s, seen.why_not()))
         time.sleep(min(LOOK_EVERY_S, max(0.0, limit_s - elapsed_s)))
 
 
-def look(server: Server, limit_s: float = ANSWER_LIMIT_S) -> tuple[bool, str, str]:
-    """Return whether the server is ready, what its models do, and why it never will be (else empty)."""
+class _Teller:
+    """Tells what changes: what the models do, now and then also where it is only the time; errors when they are new."""
+
+    def __init__(self, say: Callable[[str], None]) -> None:
+        """Store who is told; nothing was told yet."""
+        self._say = say
+        self._states = self._errors = ""
+        self._told_at = time.monotonic()
+
+    def tell(self, seen: Seen, elapsed_s: float, last: bool) -> None:
+        """Tell what is new; what the models do also the last time."""
+        states = re.sub(r"\d+ s", "", seen.doing)
+        if last or states != self._states or time.monotonic() >= self._told_at + TELL_EVERY_S:
+            self._say("{:5.0f} s  {}".format(elapsed_s, seen.doing))
+            self._states, self._told_at = states, time.monotonic()
+        if seen.errors not in ("", self._errors):
+            self._say("         {}".format(seen.errors))
+            self._errors = seen.errors
+
+
+def look(server: Server, limit_s: float = ANSWER_LIMIT_S) -> Seen:
+    """Return what there is to see of a server now."""
     try:
         known, answer = server.get("/models", limit_s)
         status, readiness = server.get("/health/readiness", limit_s)
     except (OSError, http.client.HTTPException) as error:
-        return False, "no answer from {} ({})".format(server.address, error or type(error).__name__), ""
+        return Seen(False, "no answer from {} ({})".format(server.address, error or type(error).__name__))
     if status == http.client.OK:
-        return True, "ready", ""
+        return Seen(True, "ready")
     if known != http.client.OK:
-        return False, _message(answer) or "/models answers {}".format(known), ""
+        return Seen(False, _message(answer) or "/models answers {}".format(known))
     models = answer.get("models", [])
     doing = "; ".join(map(describe, models)) or _message(readiness)
     if all(model["ready"] for model in models):
         doing = _message(readiness)
-    return False, doing, "; ".join(filter(None, map(failure, models)))
+    errors, failed = ("; ".join(filter(None, map(about, models))) for about in (last_error, failure))
+    return Seen(False, doing, errors, failed)
 
 
 def describe(model: Mapping[str, Any]) -> str:
@@ -131,13 +164,25 @@ def describe(model: Mapping[str, Any]) -> str:
     return "{}: {}{}".format(model["name"], replicas or model["state"], before)
 
 
+def last_error(model: Mapping[str, Any]) -> str:
+    """Return why a model that may still become ready is not, and what can be done; empty where that is not known."""
+    if model["ready"] or not model["last_error"] or failure(model):
+        return ""
+    return "{}, last error: {}".format(model["name"], _why(model))
+
+
 def failure(model: Mapping[str, Any]) -> str:
     """Return why a model cannot become ready by itself; empty while it may."""
     states = [replica["state"] for replica in model["replicas"]]
     if model["ready"] or not states or any(state != "FAILED" for state in states):
         return ""
-    why = ". ".join(text for text in (model["last_error"] or model["state"], model.get("advice")) if text)
-    return "{} FAILED: {}".format(model["name"], why)
+    return "{} FAILED: {}".format(model["name"], _why(model))
+
+
+def _why(model: Mapping[str, Any]) -> str:
+    """Return in one line what went wrong with a model last, and what an operator can do about it."""
+    error = " ".join((model["last_error"] or model["state"]).split())
+    return ". ".join(filter(None, (error.rstrip("."), model.get("advice"))))
 
 
 def _message(answer: Any) -> str:

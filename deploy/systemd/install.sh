@@ -3,12 +3,13 @@
 # It starts nothing, installs no package, and keeps settings that are there. uninstall.sh takes away what it made.
 # usage: sudo deploy/systemd/install.sh [--deploy-user NAME] [--device cuda|ipu]
 #   --deploy-user NAME   let NAME, too, run `sudo model-server` without a password: enough for remote.sh and workflows
-#   --device cuda|ipu    let the model processes open this machine's accelerators
+#   --device cuda|ipu    let the model processes open this machine's accelerators, also after later runs without it
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 umask 022
 
 units=/etc/systemd/system
+device_unit=$units/model-server-supervisor.service.d/device.conf
 library=/usr/local/lib/model-server
 manifest=$library/manifest
 releases=/opt/model-server
@@ -51,10 +52,16 @@ flock --nonblock 9 || {
 }
 touch "$manifest"
 
+# What an earlier run chose stays, and is brought up to date too.
+if [ -z "$device" ] && [ -e "$device_unit" ]; then
+    device=cuda
+    ! grep -q char-ipu "$device_unit" || device=ipu
+fi
+
 for file in deploy/systemd/model-server*; do
     put 0644 "$file" "$units/${file##*/}"
 done
-[ -z "$device" ] || put 0644 "deploy/systemd/device-$device.conf" "$units/model-server-supervisor.service.d/device.conf"
+[ -z "$device" ] || put 0644 "deploy/systemd/device-$device.conf" "$device_unit"
 for file in deploy/host/*.py deploy/scripts/wait_ready.py; do
     put 0644 "$file" "$library/$file"
 done

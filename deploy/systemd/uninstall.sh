@@ -37,7 +37,7 @@ systemctl daemon-reload
 systemctl reset-failed 'model-server*' 2>/dev/null || true
 
 rm -rf "$releases/releases" "$releases/venvs" "$releases"/incoming-*
-rm -f "$releases"/{current,previous,pending}{,.new} "$releases"/{supervisor.started,lock}
+rm -f "$releases"/{current,previous,pending}{,.new} "$releases"/{supervisor.started,stopping,lock}
 rmdir "$releases" 2>/dev/null || true
 
 if [ "${1:-}" = --purge ]; then

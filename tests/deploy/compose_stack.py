@@ -13,13 +13,15 @@ from collections.abc import Callable
 from typing import Any
 
 from tests.conftest import wait_until
-from tests.deploy.base import PREFIX, base_image
+from tests.deploy.base import base_image, image
 from tests.deploy.engine import Engine
-from tests.deploy.engine_programs import download, install_if_absent, unpack
+from tests.deploy.engine_programs import install_if_absent
 from tests.deploy.vm import wheelhouse
 
 #: What compose 2.26 puts before every line of a log, also where nobody watches.
 CLEAR_LINE = "\x1b[2K"
+#: What of the official nginx image is used.
+NGINX = ("nginx-light", "curl")
 #: The group that may read the certificate's key.
 NGINX_GROUP = 10003
 #: Wheels take the place of the package index, so that a build needs no network.
@@ -59,7 +61,7 @@ class Stack:
             "SERVER_MODELS": json.dumps(MODELS),
             "SERVER_WAIT_TIMEOUT": str(READY_LIMIT_S),
             "PYTHON_IMAGE": base_image(engine),
-            "NGINX_IMAGE": nginx_image(engine, folder),
+            "NGINX_IMAGE": image(engine, "nginx", NGINX),
             "PIP_CONFIG_FILE": str(folder / "pip.conf"),
             "TLS_CERTIFICATES": str(folder / "tls"),
             "TLS_PORT": str(self.port),
@@ -167,15 +169,3 @@ def make_certificate(folder: pathlib.Path) -> None:
     folder.chmod(0o755)
     shutil.chown(folder / "privkey.pem", group=NGINX_GROUP)
     (folder / "privkey.pem").chmod(0o640)
-
-
-def nginx_image(engine: Engine, folder: pathlib.Path) -> str:
-    """Return an image with Debian's nginx, which needs nothing that the base image lacks."""
-    tag, context = f"{PREFIX}nginx", folder / "nginx"
-    if engine.docker("image", "ls", "--quiet", tag).strip():
-        return tag
-    download(("nginx",), context / "debs")
-    unpack(context / "debs", context / "root")
-    (context / "Dockerfile").write_text(f"FROM {base_image(engine)}\nCOPY root/usr/sbin/nginx /usr/sbin/\n")
-    engine.docker("build", "--quiet", "--tag", tag, str(context))
-    return tag

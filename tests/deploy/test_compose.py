@@ -80,6 +80,19 @@ def test_what_nginx_refuses_has_the_shape_of_every_error(stack):
     assert set(answer["error"]) == {"code", "message", "request_id"}
 
 
+def test_a_body_for_which_nginx_has_no_room_is_refused_and_nothing_else_is_lost(stack):
+    body, container = {**QUESTION, "context": "x" * 500_000}, stack.inspect("nginx", "{{.Id}} {{.State.StartedAt}}")
+    stack.execute("nginx", "sh", "-c", "! dd if=/dev/zero of=/tmp/full bs=1M 2>/dev/null")
+    try:
+        status, answer = stack.request("/qa", body)
+        assert (status, answer["error"]["code"]) == (429, "OVERLOADED")
+        assert stack.request("/qa", QUESTION)[0] == 200
+    finally:
+        stack.execute("nginx", "rm", "/tmp/full")
+    assert stack.request("/qa", body)[0] == 422
+    assert stack.inspect("nginx", "{{.Id}} {{.State.StartedAt}}") == container
+
+
 # ---- who the client is -----------------------------------------------------------------------------------------------
 
 

@@ -33,7 +33,9 @@ CHECKPOINTS, EXECUTABLES = "/var/cache/model-server/huggingface", "/var/cache/mo
 SERVICE = {"stop_grace_period": "40s", "mem_limit": str(1 << 30), "pids_limit": 4096, "volumes": [SOCKETS]}
 SUPERVISOR = {"stop_grace_period": "45s", "pids_limit": 4096, "volumes": [SOCKETS, CHECKPOINTS]}
 NGINX = {
-    **{"stop_grace_period": "40s", "stop_signal": "SIGQUIT", "mem_limit": str(256 << 20), "pids_limit": 256},
+    **{"stop_grace_period": "40s", "stop_signal": "SIGQUIT", "mem_limit": str(768 << 20), "pids_limit": 256},
+    # What it writes counts into its memory.
+    "tmpfs": ["/tmp:mode=1777,size=256m"],
     **{"user": "10003:10003", "volumes": ["/etc/model-server", "/etc/model-server-tls"]},
 }
 ON_IPUS = {
@@ -113,6 +115,11 @@ def test_nginx_speaks_new_tls_with_forward_secrecy_only_and_never_gives_up_befor
     assert all(re.match(r"ECDHE-.*(GCM|POLY1305)", cipher) for cipher in said["ssl_ciphers"][0].split(":"))
     assert said["ssl_session_tickets"] == ["off"]
     assert float(said["proxy_read_timeout"][0].removesuffix("s")) > MAX_LIMIT_S
+
+
+def test_what_nginx_holds_does_not_grow_with_the_machine():
+    text = (ROOT / "deploy/nginx/nginx.conf").read_text(encoding="utf-8")
+    assert re.findall(r"^worker_processes (\w+);$", text, re.MULTILINE) == ["2"]
 
 
 def test_nothing_that_a_client_says_of_itself_reaches_the_web_half(engine, tmp_path):

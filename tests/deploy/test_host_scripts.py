@@ -148,6 +148,17 @@ def test_a_second_installation_keeps_the_settings_and_notes_no_file_twice_whatev
     assert rest == ["A=1", *modes, "644 deploy/host/cli.py"]
 
 
+@pytest.mark.parametrize("device", ["cuda", "ipu"])
+def test_an_installation_without_a_device_brings_the_one_that_was_chosen_up_to_date(host, device):
+    code, said = host(
+        "unit=/etc/systemd/system/model-server-supervisor.service.d/device.conf\n"
+        "./install.sh >/dev/null; test ! -e $unit\n"
+        f"./install.sh --device {device} >/dev/null; diff $unit device-{device}.conf\n"
+        f"echo '# newer' >>device-{device}.conf; ./install.sh >/dev/null; diff $unit device-{device}.conf"
+    )
+    assert (code, said) == (0, "")
+
+
 def test_uninstall_stops_everything_first_and_leaves_what_is_not_ours(host):
     code, said = host(
         "ours=/etc/systemd/system/model-server; ./install.sh --device cuda >/dev/null; rm $NOTED\n"

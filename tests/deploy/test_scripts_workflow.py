@@ -9,6 +9,9 @@ import pytest
 from tests.deploy.compose_stack import Stack, patiently
 from tests.deploy.vm import clone, git
 
+#: A model that costs nothing.
+ECHO = '[{"model": "echo"}]'
+
 
 @pytest.fixture(scope="module")
 def project(engine, tmp_path_factory):
@@ -54,10 +57,39 @@ def test_a_model_that_fails_ends_the_start_with_its_reason(stack):
     broken.write_text(
         text.replace("time.sleep(options", "raise RuntimeError('no echo')\n        (options"), encoding="utf-8"
     )
-    code, said = script(stack, "run_server_docker_start.sh", SERVER_MODELS='[{"model": "echo"}]')
+    code, said = script(stack, "run_server_docker_start.sh", SERVER_MODELS=ECHO)
     assert code == 1
     assert "NOT READY: echo FAILED: " in said
     assert "no echo" in said
+
+
+def test_a_key_that_nginx_cannot_read_ends_the_start_with_its_reason(stack):
+    key = stack.folder / "tls/privkey.pem"
+    key.chmod(0o600)
+    try:
+        code, said = script(stack, "run_server_docker_start.sh", SERVER_MODELS=ECHO)
+    finally:
+        key.chmod(0o640)
+    assert code == 1
+    assert "ready after" in said
+    assert "cannot load certificate key" in said
+
+
+def test_a_second_start_has_nginx_read_its_files_again_without_restarting_it(stack):
+    code, said = script(stack, "run_server_docker_start.sh", SERVER_MODELS=ECHO)
+    assert code == 0, said
+    container = stack.inspect("nginx", "{{.Id}} {{.State.StartedAt}}")
+    rules = stack.tree / "deploy/nginx/proxy.conf"
+    text = rules.read_text(encoding="utf-8")
+    rules.write_text(text.replace("than the server takes", "than the new server takes"), encoding="utf-8")
+    code, said = script(stack, "run_server_docker_start.sh", SERVER_MODELS=ECHO)
+    assert code == 0, said
+
+    def refusal():
+        return stack.request("/echo", {"text": "x" * 1_100_000})[1]["error"]["message"]
+
+    patiently(lambda: "than the new server takes" in refusal(), "nginx goes by its new rules")
+    assert stack.inspect("nginx", "{{.Id}} {{.State.StartedAt}}") == container
 
 
 def test_wrong_settings_are_named_before_anything_is_started(stack):

@@ -11,7 +11,7 @@ import sys
 
 from deploy.host import activate, cli, releases, units
 from deploy.host.layout import HostSettings, Layout
-from deploy.scripts.wait_ready import NotReady
+from deploy.scripts.wait_ready import NotReady, Seen
 
 MAIN, NEXT = units.web(units.MAIN), units.web(units.NEXT)
 POINT = releases.point
@@ -19,6 +19,20 @@ POINT = releases.point
 
 class CutOff(BaseException):
     """The deployment is gone at this step, and cleans up nothing."""
+
+
+class Clock:
+    """Stands in for the module `time`: it moves only where something waits; `meanwhile` is what happens then."""
+
+    def __init__(self):
+        self.now, self.meanwhile = 100.0, lambda: None
+
+    def monotonic(self):
+        return self.now
+
+    def sleep(self, seconds):
+        self.now += seconds
+        self.meanwhile()
 
 
 class World:
@@ -34,7 +48,11 @@ class World:
         self.broken_venvs, self.broken_units, self.failed = set(), set(), set()
         #: The lock that cannot be installed, what the supervisor's unit says, and what was waited for how long.
         self.broken_lock, self.unit, self.waits = "no lock", "the unit", []
+        #: What is wrong with a model of the supervisor that runs; another start helps.
+        self.lost, self.clock = "", Clock()
         self.environment = root / "env"
+        #: The addresses on which somebody else listens.
+        self.taken: set = set()
         self.properties: dict = {}
         self.commands: list = []
         self.printed, self.facts = "", {"address": "0.0.0.0:8100", "wait_s": 1.0, "demo": False}
@@ -43,9 +61,13 @@ class World:
         for owner, name, fake in [
             *((units, name, getattr(self, name)) for name in ("systemctl", "_run", "workplace")),
             *((units, "up", self.systemctl), (units, "journal", lambda *_: "its words")),
-            *((units, "LISTEN", self.listening), (activate, "ENVIRONMENT", self.environment)),
-            *((activate, "wait", self.wait), (releases, "point", self.point)),
-            (cli, "say", self.said.append),
+            *(
+                (units, "LISTEN", self.listening),
+                (units, "check_free", self.check_free),
+                (activate, "ENVIRONMENT", self.environment),
+            ),
+            *((activate, "wait", self.wait), (activate, "look", self.look), (releases, "point", self.point)),
+            *((cli, "say", self.said.append), (cli, "time", self.clock)),
         ]:
             monkeypatch.setattr(owner, name, fake)
 
@@ -107,7 +129,9 @@ class World:
             self.loaded = self._listen_text()
         for unit in [unit for name in named for unit in self._members(name)]:
             if verb == "restart" or (verb == "start" and unit not in self.running):
-                self._start(unit)
+                # What a target only wants may fail, and its start succeeds.
+                with contextlib.suppress(*[units.UnitFailed] * (units.TARGET in named)):
+                    self._start(unit)
             elif verb == "stop":
                 self.running.pop(unit, None)
         return self.unit
@@ -120,6 +144,7 @@ class World:
         if unit in self.broken_units:
             raise units.UnitFailed(f"{unit} does not start")
         half = "ipu_supervisor" if unit == units.SUPERVISOR else "service"
+        self.lost = self.lost if half == "service" else ""
         self.running[unit] = (self.layout.current / "app" / half / "code").read_text(encoding="utf-8")
 
     def _shown(self, name, unit):
@@ -141,9 +166,18 @@ class World:
         self.waits.append((server.address, limit_s))
         if ended():
             raise NotReady(ended())
-        if self.running[units.SUPERVISOR] in self.bad:
-            raise NotReady("the model broke")
+        if self.lost or self.running[units.SUPERVISOR] in self.bad:
+            raise NotReady(self.lost or "the model broke")
         return 0.0
+
+    def check_free(self, address):
+        if address in self.taken:
+            raise units.UnitFailed(f"{address} is taken")
+
+    def look(self, server):
+        """See what the web half that serves says of the models."""
+        assert server.address == units.private_address(units.MAIN)
+        return Seen(not self.lost, "a model", failed=self.lost)
 
     def workplace(self, folder):
         folder.mkdir()

@@ -74,6 +74,39 @@ def test_a_supervisor_is_restarted_for_a_change_of_what_it_runs_on_and_for_nothi
     assert restarts() == 1
 
 
+def test_a_supervisor_in_which_a_model_has_failed_is_restarted_so_that_the_model_is_tried_again(world):
+    world.lost = "qa FAILED: the disk was full"
+    world.deploy("c", supervisor="b")
+    assert world.served() == "cbc"
+    assert world.asked.count(("restart", units.SUPERVISOR)) == 3
+    assert "not kept as it is: qa FAILED: the disk was full" in world.said
+
+
+def test_a_deployment_that_waits_ends_where_somebody_wants_no_server_and_goes_back_to_nothing(world, monkeypatch):
+    def wait(server, limit_s, say, ended):
+        assert not ended()
+        world.layout.stopping.touch()
+        raise NotReady(ended())
+
+    with monkeypatch.context() as patched:
+        patched.setattr(activate, "wait", wait)
+        with pytest.raises(NotReady, match="`model-server stop` ends it"):
+            world.deploy("c")
+    assert (world.current(), world.said[-1]) == ("c", "no other release is served in its place")
+    world.layout.stopping.unlink()
+    world.running.clear()
+    rollback(world, monkeypatch)
+    assert world.served() == "bbb"
+
+
+def test_a_deployment_that_still_installs_ends_before_anything_is_touched_where_somebody_wants_no_server(world):
+    world.layout.stopping.touch()
+    asked = len(world.asked)
+    with pytest.raises(NotReady, match="`model-server stop` ends it"):
+        world.deploy("c")
+    assert (world.served(), world.asked[asked:]) == ("bbb", [])
+
+
 def test_after_a_stop_a_deployment_starts_everything_again_now_and_at_every_boot(world):
     world.running.clear()
     asked = len(world.asked)
@@ -207,6 +240,15 @@ def test_an_address_that_systemd_would_refuse_ends_a_deployment_before_anything_
     world.facts["address"] = "localhost:8100"
     asked = len(world.asked)
     with pytest.raises(units.UnitFailed, match="SERVER_BIND must be an IP address"):
+        world.deploy("c")
+    assert (world.served(), world.asked[asked:]) == ("bbb", [])
+
+
+def test_a_port_that_is_taken_ends_a_deployment_before_anything_is_touched(world):
+    world.facts["address"] = "0.0.0.0:22"
+    world.taken = {"0.0.0.0:22"}
+    asked = len(world.asked)
+    with pytest.raises(units.UnitFailed, match=r"0\.0\.0\.0:22 is taken"):
         world.deploy("c")
     assert (world.served(), world.asked[asked:]) == ("bbb", [])
 

@@ -7,7 +7,8 @@ import signal
 import pytest
 
 from deploy.host import cli, units
-from tests.unit.host_world import World
+from deploy.scripts.wait_ready import Seen
+from tests.unit.host_world import MAIN, World
 
 SIGNALS = (signal.SIGHUP, signal.SIGINT, signal.SIGTERM)
 CHANGING = (["deploy", "a" * 40, "b" * 64], ["apply"], ["rollback"], ["start"], ["stop"])
@@ -64,9 +65,10 @@ def test_commands_are_those_that_change_what_is_served_and_those_that_look():
 @pytest.mark.parametrize(
     ("looked", "code", "said"),
     [
-        ((True, "ready", ""), 0, "ready"),
-        ((False, "qa: LOADING 1 s", ""), 1, "status FAILED: qa: LOADING 1 s"),
-        ((False, "qa: FAILED 1 s", "qa FAILED: why"), 1, "status FAILED: qa FAILED: why"),
+        (Seen(True, "ready"), 0, "ready"),
+        (Seen(False, "qa: LOADING 1 s"), 1, "status FAILED: qa: LOADING 1 s"),
+        (Seen(False, "qa: BACKOFF 1 s", "qa, last error: no"), 1, "status FAILED: qa: BACKOFF 1 s; qa, last error: no"),
+        (Seen(False, "qa: FAILED 1 s", failed="qa FAILED: why"), 1, "status FAILED: qa FAILED: why"),
     ],
 )
 def test_the_status_is_an_exit_code_too(world, monkeypatch, looked, code, said):
@@ -81,5 +83,39 @@ def test_stop_and_start_are_for_the_next_boots_too(world):
     assert world.asked[asked:] == [
         ("disable", "--quiet", units.TARGET),
         ("stop", *units.ALL),
-        ("enable", "--quiet", "--now", units.TARGET),
+        ("enable", "--quiet", units.TARGET),
+        *(("start", unit) for unit in (units.SUPERVISOR, units.PORT, MAIN, units.TARGET)),
     ]
+
+
+@pytest.mark.parametrize("unit", [units.SUPERVISOR, units.PORT, MAIN])
+def test_a_start_after_which_something_does_not_run_fails_with_its_reason(world, unit):
+    cli.main(["stop"], world.layout)
+    world.broken_units = {unit}
+    assert cli.main(["start"], world.layout) == 1
+    assert world.said[-1] == f"start FAILED: {unit} does not start"
+
+
+def test_a_stop_ends_the_deployment_that_goes_on_and_then_stops(world):
+    with world.layout.lock.open("w") as other:
+        fcntl.flock(other, fcntl.LOCK_EX)
+
+        def deploy_on():
+            """End at the third look, as a deployment would."""
+            assert world.layout.stopping.exists()
+            world.layout.stopping.unlink()
+            if world.clock.now > 101:
+                fcntl.flock(other, fcntl.LOCK_UN)
+
+        world.clock.meanwhile = deploy_on
+        assert cli.main(["stop"], world.layout) == 0
+    assert world.said[-2:] == ["a deployment is going on, and is asked to end", "stopped"]
+    assert not world.running
+
+
+def test_a_stop_that_a_deployment_does_not_heed_in_time_changes_nothing(world):
+    with world.layout.lock.open("w") as other:
+        fcntl.flock(other, fcntl.LOCK_EX)
+        assert cli.main(["stop"], world.layout) == 75
+    assert world.clock.now == 100.0 + cli.STOP_LIMIT_S
+    assert (world.served(), world.layout.stopping.exists()) == ("aaa", False)

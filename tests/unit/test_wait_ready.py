@@ -156,6 +156,32 @@ def test_a_model_that_failed_ends_the_wait_at_once_with_its_reason_and_advice(wa
     assert len(said) == 1
 
 
+def test_why_a_model_is_not_ready_is_told_when_it_is_new_and_in_the_reason(waited):
+    """With a hub that nobody reaches, a model comes back and fails again until the limit."""
+
+    def tried(state, error):
+        broken = model("qa", (state, 1.0), last_error=error)
+        return [{**broken, "advice": "set CHECKPOINTS=demo"}, model("echo", ready=True)], not_ready()
+
+    first, second = "the hub cannot\nbe reached.", "the hub is slow"
+    reason, said = waited(
+        ([model("qa", ("LOADING", 1.0))], not_ready()),
+        *(tried(state, first) for state in ("BACKOFF", "BACKOFF", "LOADING")),
+        tried("BACKOFF", second),
+        limit_s=11.0,
+    )
+    assert said == [
+        *("    0 s  qa: LOADING 1 s", "    0 s  qa: BACKOFF 1 s; echo: ready"),
+        "         qa, last error: the hub cannot be reached. set CHECKPOINTS=demo",
+        *("    2 s  qa: LOADING 1 s; echo: ready", "    2 s  qa: BACKOFF 1 s; echo: ready"),
+        "         qa, last error: the hub is slow. set CHECKPOINTS=demo",
+        "   11 s  qa: BACKOFF 1 s; echo: ready",
+    ]
+    assert reason == (
+        "not ready within 11 s: qa: BACKOFF 1 s; echo: ready; qa, last error: the hub is slow. set CHECKPOINTS=demo"
+    )
+
+
 def test_a_replica_that_may_still_come_is_waited_for(waited):
     some = model("qa", ("FAILED", 1.0), ("BACKOFF", 1.0), last_error="exited with code 41")
     assert waited(([some], not_ready()), ([], READY))[0] == 0.5

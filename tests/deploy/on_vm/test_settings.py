@@ -3,11 +3,12 @@
 Every test begins with the good release serving, whatever the test before it did.
 """
 
+import json
 import socket
 
 import pytest
 
-from tests.deploy.on_vm.site import DEPLOY, PORT, SUPERVISOR, WEB
+from tests.deploy.on_vm.site import DEPLOY, PORT, QUESTION, SUPERVISOR, WEB, finished
 
 
 def test_wrong_settings_are_all_named_before_anything_is_touched(served):
@@ -61,12 +62,64 @@ def test_the_port_moves_with_its_setting_and_the_models_stay(served):
     assert served.pids() == before
 
 
+def test_a_port_that_another_program_has_is_named_before_anything_is_touched(served, wait_until):
+    before, web = served.pids(), served.vm.pid(WEB)
+    served.vm.root(f"systemd-run --quiet --unit=other python3 -m http.server {PORT + 1}")
+    try:
+        wait_until(lambda: f":{PORT + 1} " in served.vm.root("ss --listening --tcp --numeric"), 60, "it listens")
+        with served.settings(f"SERVER_PORT={PORT + 1}\n", after=":"):
+            said = served.vm.root("model-server apply", check=False)
+    finally:
+        served.vm.root("systemctl stop other")
+    assert f"0.0.0.0:{PORT + 1} is taken by another program" in said
+    assert (served.pids(), served.vm.pid(WEB)) == (before, web)
+
+
 def test_an_address_that_systemd_has_not_read_yet_is_read_before_it_is_used(served):
     """As a deployment leaves it that was cut off between writing and reading."""
     with served.settings(f"SERVER_PORT={PORT + 1}\n"):
         served.vm.root(f"sed -i s/:{PORT}/:{PORT + 1}/ /etc/systemd/system/model-server-http.socket.d/listen.conf")
         served.vm.root("model-server apply")
         socket.create_connection((served.vm.address, PORT + 1), timeout=5).close()
+
+
+def test_both_halves_speak_over_tcp_with_keys_of_which_the_web_halfs_user_reads_two(served):
+    keys = "/etc/model-server/keys"
+    made = f"sudo -u model-server ../venv-supervisor/bin/python -m ipu_supervisor keys {keys}"
+    served.vm.root(
+        f"install -d -o model-server -g model-server -m 750 {keys} && cd /opt/model-server/current/app && {made} && "
+        f"chmod 640 {keys}/supervisor.key {keys}/service.key_secret"
+    )
+    with served.settings(f"SUPERVISOR_ENDPOINT=tcp://127.0.0.1:5555\nSUPERVISOR_CURVE_KEYS={keys}\n"):
+        served.vm.root("model-server apply")
+        assert "127.0.0.1:5555 " in served.vm.root("ss --listening --tcp --numeric")
+        assert json.loads(served.request("/qa", QUESTION)[1])["results"] == "Berkeley"
+        assert "question_answering   ready" in served.vm.root("model-server ctl status")
+        assert "echo will have 1 replicas" in served.vm.root("model-server ctl scale echo 1")
+        served.vm.root(f"! runuser -u model-server-web -- cat {keys}/supervisor.key_secret {keys}/clients/*")
+    served.vm.root(f"rm -r {keys}")
+
+
+def test_a_stop_ends_a_deployment_that_waits_for_its_models(served):
+    slow = '[{"model": "echo", "options": {"load_delay_s": 600}}]'
+    with served.settings(f"SERVER_MODELS='{slow}'\n"):
+        with served.by_hand("apply") as caller:
+            for line in caller.stdout:
+                if "echo: LOADING" in line:
+                    break
+            served.vm.root("model-server stop")
+            code, said = finished(caller)
+        assert (code, "apply FAILED: `model-server stop` ends it" in said) == (1, True), said
+        assert served.vm.state(SUPERVISOR) == "inactive"
+    assert served.ready()
+
+
+def test_a_start_of_what_cannot_start_fails_with_its_last_words(served):
+    served.vm.root("model-server stop")
+    with served.settings("LOG_LEVEL=loud\n"):
+        said = served.vm.root("model-server start", check=False)
+    assert "start FAILED: " in said
+    assert "error: LOG_LEVEL: " in said
 
 
 def test_a_supervisor_that_cannot_start_is_not_started_again_and_again(served):
