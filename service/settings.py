@@ -69,7 +69,10 @@ class WebEnvironmentSchema(Schema):
     SERVER_PROXIES = fields.Integer(
         load_default=0,
         validate=validate.Range(0, 10),
-        metadata={"description": "Entries of `X-Forwarded-*` that the proxies in front add (1 where the last overwrites); 0: none is believed."},
+        metadata={
+            "description": "Entries that proxies in front add to `X-Forwarded-*`, 1 where the last overwrites them; "
+            "0: none is believed."
+        },
     )
 
 
