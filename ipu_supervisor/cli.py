@@ -7,6 +7,7 @@ import sys
 import time
 from typing import Dict, List, Mapping, Optional, Sequence
 
+import msgspec
 import zmq
 import zmq.auth
 
@@ -108,10 +109,11 @@ def keys(settings: config.Config, given: argparse.Namespace) -> int:
 def show_status(settings: config.Config, given: argparse.Namespace) -> int:
     """Print the state of every model and replica once."""
     try:
-        print(render(_client(settings).status(Deadline.after(ANSWER_LIMIT_S))))
+        status = _client(settings).status(Deadline.after(ANSWER_LIMIT_S))
     except RequestError as error:
         print("error: {}".format(error), file=sys.stderr)
         return EXIT_UNREACHABLE
+    print(msgspec.json.encode(status).decode() if given.json else render(status))
     return 0
 
 
@@ -219,6 +221,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     made = {name: commands.add_parser(name, help=text, description=text) for name, text in helps.items()}
     made["keys"].add_argument("folder")
+    made["status"].add_argument("--json", action="store_true", help="the same, and more, for programs")
     made["top"].add_argument("--every", type=float, default=1.0, help="seconds between two pictures")
     for name in ("drain", "reload"):
         made[name].add_argument("model", nargs="?", default="", help="default: every model")

@@ -11,7 +11,7 @@ from typing import Callable
 
 from deploy.host import releases, units, venvs
 from deploy.host.layout import ENVIRONMENT, HostSettings, Layout
-from deploy.scripts.wait_ready import NotReady, Server, look, wait
+from deploy.scripts.wait_ready import NotReady, Server, wait
 
 #: Longest wait for an instance of the web half that replaces another: what it needs is ready already, seconds (chosen).
 WEB_LIMIT_S = 60.0
@@ -89,8 +89,9 @@ class Activation:
         by_hand = self._host.supervisor_venv
         supervisor = pathlib.Path(by_hand) if by_hand else self._provide(release, "supervisor", locks)
         venvs.compile_ahead(release, supervisor, ["ipu_supervisor"])
-        self._say(units.run_as("supervisor", release, supervisor, ["-m", "ipu_supervisor", "check-config"]))
-        return Prepared(release, facts, {"web": web, "supervisor": supervisor})
+        prepared = Prepared(release, facts, {"web": web, "supervisor": supervisor})
+        self._say(self._ask(prepared, "check-config"))
+        return prepared
 
     def _provide(self, release: pathlib.Path, half: str, locks: Sequence[str]) -> pathlib.Path:
         """Return an environment for a half of a release."""
@@ -110,6 +111,7 @@ class Activation:
         units.systemctl("enable", "--quiet", units.TARGET)
         if keeps:
             self._say("the supervisor and its models stay as they are")
+            self._try_again(prepared)
         else:
             self._supervise(wanted)
         self._replace_web(facts)
@@ -117,15 +119,26 @@ class Activation:
         self._say("serving {} on {}".format(release.name, facts.address))
 
     def _keeps(self, wanted: str) -> bool:
-        """Say whether the supervisor runs on the same, and no model of it has failed: that one needs another start."""
+        """Say whether the supervisor that runs has nothing new to run on."""
         started = self._layout.started
         same = started.exists() and started.read_text(encoding="ascii") == wanted
-        if not same or units.state(units.SUPERVISOR) != "active":
-            return False
-        failed = look(Server(units.private_address(units.MAIN))).failed
-        if failed:
-            self._say("not kept as it is: {}".format(failed))
-        return not failed
+        return same and units.state(units.SUPERVISOR) == "active"
+
+    def _try_again(self, prepared: Prepared) -> None:
+        """Have the supervisor load again what failed for good; a model that serves is not touched.
+
+        Raises `UnitFailed` where it refuses, or does not answer.
+        """
+        status = json.loads(self._ask(prepared, "status", "--json"))
+        for model in status["models"]:
+            if model["replicas"] and all(replica["state"] == "FAILED" for replica in model["replicas"]):
+                self._say("{} has failed, and is tried again".format(model["model"]))
+                self._ask(prepared, "reload", model["model"])
+
+    def _ask(self, prepared: Prepared, *arguments: str) -> str:
+        """Run one of the supervisor's own commands, and return what it printed. Raises `UnitFailed`."""
+        command = ["-m", "ipu_supervisor", *arguments]
+        return units.run_as("supervisor", prepared.release, prepared.venvs["supervisor"], command)
 
     def _switch(self, prepared: Prepared) -> None:
         """Have the units start from a release, each half in its environment."""

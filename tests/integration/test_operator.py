@@ -1,5 +1,6 @@
 """The command line where something is wrong on the disk or in the settings. Runs on Python 3.8 too."""
 
+import json
 import shutil
 import socket
 import stat
@@ -55,6 +56,14 @@ def test_two_of_the_files_are_enough_for_who_asks(spawn, short_dir, keys, wait_u
     wait_until(daemon.ready)
     daemon.env["SUPERVISOR_CURVE_KEYS"] = str(short_dir / "web")
     assert daemon.command("status").returncode == 0
+
+
+def test_the_status_can_be_read_by_programs(spawn, short_dir, wait_until):
+    daemon = Daemon(spawn, short_dir, echo(2)).start()
+    wait_until(lambda: daemon.ready(2))
+    (model,) = json.loads(daemon.command("status", "--json").stdout)["models"]
+    assert (model["model"], model["ready"], model["identity"]["model"]) == ("echo", True, "echo")
+    assert [replica["pid"] for replica in model["replicas"]] == daemon.pids()
 
 
 def test_an_operator_can_act_while_a_model_file_and_the_settings_are_broken(spawn, short_dir, wait_until):

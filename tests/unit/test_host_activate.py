@@ -74,12 +74,20 @@ def test_a_supervisor_is_restarted_for_a_change_of_what_it_runs_on_and_for_nothi
     assert restarts() == 1
 
 
-def test_a_supervisor_in_which_a_model_has_failed_is_restarted_so_that_the_model_is_tried_again(world):
+def test_a_model_that_has_failed_is_tried_again_by_the_supervisor_that_stays(world):
     world.lost = "qa FAILED: the disk was full"
     world.deploy("c", supervisor="b")
     assert world.served() == "cbc"
-    assert world.asked.count(("restart", units.SUPERVISOR)) == 3
-    assert "not kept as it is: qa FAILED: the disk was full" in world.said
+    assert world.asked.count(("restart", units.SUPERVISOR)) == 2
+    assert [text for text in world.said if "tried again" in text] == ["qa has failed, and is tried again"]
+
+
+def test_a_model_that_fails_again_costs_the_others_no_restart(world):
+    world.lost, world.incurable = "qa FAILED: it never loads", True
+    with pytest.raises(NotReady, match="qa FAILED: it never loads"):
+        world.deploy("c", supervisor="b")
+    assert world.asked.count(("restart", units.SUPERVISOR)) == 2
+    assert world.served()[:2] == "bb"
 
 
 def test_a_deployment_that_waits_ends_where_somebody_wants_no_server_and_goes_back_to_nothing(world, monkeypatch):

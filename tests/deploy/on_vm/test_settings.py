@@ -10,6 +10,15 @@ import pytest
 
 from tests.deploy.on_vm.site import DEPLOY, PORT, QUESTION, SUPERVISOR, WEB, finished
 
+#: A model that needs something of its host.
+NEEDY = """
+class Pipeline:
+    def __init__(self):
+        open("/srv/models/weights").close()
+    def __call__(self, inputs):
+        return {}
+"""
+
 
 def test_wrong_settings_are_all_named_before_anything_is_touched(served):
     before, web = served.pids(), served.vm.pid(WEB)
@@ -98,6 +107,21 @@ def test_both_halves_speak_over_tcp_with_keys_of_which_the_web_halfs_user_reads_
         assert "echo will have 1 replicas" in served.vm.root("model-server ctl scale echo 1")
         served.vm.root(f"! runuser -u model-server-web -- cat {keys}/supervisor.key_secret {keys}/clients/*")
     served.vm.root(f"rm -r {keys}")
+
+
+def test_a_model_that_failed_for_something_on_the_host_is_tried_again_by_the_next_apply(served):
+    models = '[{"model": "echo"}, {"model": "needy"}]'
+    served.vm.write("/srv/models/needy.py", NEEDY)
+    with served.settings(f"SERVER_MODELS='{models}'\nMODELS_PATH=/srv/models\n"):
+        said = served.vm.root("model-server apply", check=False)
+        assert "apply FAILED: needy FAILED: FileNotFoundError: " in said, said
+        status = json.loads(served.vm.root("model-server ctl status --json"))["models"]
+        (echo,) = (model["replicas"][0]["pid"] for model in status if model["model"] == "echo")
+        served.vm.write("/srv/models/weights", "")
+        assert "needy has failed, and is tried again" in served.vm.root("model-server apply")
+        assert served.request("/needy", {})[0] == 200
+        assert served.pids()["echo-1.1"] == echo
+    served.vm.root("rm -r /srv/models")
 
 
 def test_a_stop_ends_a_deployment_that_waits_for_its_models(served):
