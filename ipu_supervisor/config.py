@@ -129,7 +129,7 @@ def from_env(environ: Mapping[str, str], keys: Sequence[str] = endpoints.CLIENT_
     values = checked(EnvironmentSchema(), {name: value for name, value in environ.items() if value != ""}, faults)
     models_path = tuple(pathlib.Path(part) for part in values["MODELS_PATH"].split(":") if part)
     faults += ["MODELS_PATH: no such folder: {}".format(path) for path in models_path if not path.is_dir()]
-    run_dir, socket_faults = endpoints.run_dir(values)
+    run_dir, socket_faults = endpoints.run_dir(values, keys == endpoints.SUPERVISOR_KEYS)
     bad_settings = faults + socket_faults + endpoints.key_faults(values, keys)
     models, bad_files = _models(values["SERVER_MODELS"], models_path, bad_settings)
     settings = Config(

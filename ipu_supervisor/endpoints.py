@@ -13,8 +13,8 @@ MAX_PORT = 65_535
 SUPERVISOR_KEYS, CLIENT_KEYS = ("supervisor.key_secret", "clients"), ("supervisor.key", "service.key_secret")
 
 
-def run_dir(values: Mapping[str, Any]) -> Tuple[pathlib.Path, List[str]]:
-    """Return the folder of the sockets, and what is wrong with the endpoint or the paths of the others."""
+def run_dir(values: Mapping[str, Any], binds: bool) -> Tuple[pathlib.Path, List[str]]:
+    """Return the folder of the sockets, and what is wrong with the endpoint; `binds`: for whom it is that binds."""
     endpoint = values["SUPERVISOR_ENDPOINT"]
     place = endpoint.partition("://")[2]
     ipc = endpoint.startswith("ipc://")
@@ -22,7 +22,7 @@ def run_dir(values: Mapping[str, Any]) -> Tuple[pathlib.Path, List[str]]:
     faults = _ipc_faults(place) if ipc else _tcp_faults(place, bool(values["SUPERVISOR_CURVE_KEYS"]))
     # Replicas may work in another folder, so this one is absolute.
     longest = len(os.fsencode((folder / "replicas.sock").absolute()))
-    if not faults and longest > MAX_SOCKET_PATH_BYTES:
+    if binds and longest > MAX_SOCKET_PATH_BYTES:
         text = "SUPERVISOR_RUN_DIR: {} is too long: a socket in it has a path of {} bytes, and at most {} are possible"
         faults.append(text.format(folder.absolute(), longest, MAX_SOCKET_PATH_BYTES))
     return folder, faults

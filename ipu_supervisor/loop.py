@@ -277,7 +277,7 @@ class Supervisor:
         """Start a replica process; a machine that cannot start one counts as a death."""
         pool = self.pools[replica.rpartition("-")[0]]
         model = self.versions[pool.settings.model].of(pool.crew.named(replica))
-        if not self.leases.take(replica, model.name):
+        if not self.leases.take(replica, model.name, self.wanted()):
             why = "waits for IPUs: {} of {} are leased".format(self.leases.held, self.leases.total)
             self.perform(pool.unleased(replica, why, now), now)
             return

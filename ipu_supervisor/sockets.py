@@ -57,10 +57,12 @@ class Sockets:
         folder.mkdir(mode=RUN_DIR_MODE, parents=True, exist_ok=True)
         if folder.stat().st_mode & (stat.S_IWOTH | stat.S_ISVTX) == stat.S_IWOTH:
             log.event("run_dir_is_open_to_everybody", 30, folder=folder, advice="chmod 750")
-        self._take_lock(folder / "supervisor.lock")
+        locks = [folder / "supervisor.lock"]
         if self._config.endpoint.startswith("ipc://"):
             # A second bind on a live path would succeed silently, also out of another run folder.
-            self._take_lock(pathlib.Path(self._config.endpoint[len("ipc://") :] + ".lock"))
+            locks.append(pathlib.Path(self._config.endpoint[len("ipc://") :] + ".lock"))
+        for path in sorted({path.absolute() for path in locks}):
+            self._take_lock(path)
         self.front = self._bind_front()
         self.replicas_endpoint = "ipc://{}".format((folder / "replicas.sock").absolute())
         self.replicas = self._bind(self.replicas_endpoint, PRIVATE_MODE)

@@ -71,7 +71,9 @@ def _finish(face: Face, response: Response) -> Response:
     if contract is not None:
         fields["model"] = contract.model.name
         face.metrics.answered(contract.model.name, response.status_code, code, seconds)
-        wire.tell(response, reply.identity if reply else face.standing.identity(contract.identity), reply)
+        if reply is not None:
+            face.standing.computes(reply.identity)
+        wire.tell(response, face.standing.identity(contract.identity) if reply is None else reply.identity, reply)
     if code:
         fields.update(code=code, detail=g.get("detail", ""))
     level = logging.WARNING if response.status_code >= 500 else logging.INFO

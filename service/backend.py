@@ -46,26 +46,38 @@ class Standing:
         self._client = client
         self._asking = threading.Lock()
         self._last: dict[str, ModelStatus] = {}
+        #: What computes for each model, as it was told last; and whether anything ever was.
+        self._identities: dict[str, Identity] = {}
+        self._told = False
 
     def status(self) -> Status:
         """Return the present status. Raises `RequestError` within `STATUS_LIMIT_S`."""
         status = self._client.status(Deadline.after(STATUS_LIMIT_S))
         self._last = {model.model: model for model in status.models}
+        for model in status.models:
+            self.computes(model.identity)
         return status
 
     def expected_wait_s(self, model: str) -> float:
         """Return the last known estimate for `model`, seconds."""
-        known = self._known(model)
+        self._ask()
+        known = self._last.get(model)
         return known.expected_wait_s if known else 0.0
+
+    def computes(self, identity: Identity) -> None:
+        """Note what computes for a model; one that is not loaded yet says nothing."""
+        self._told = True
+        if identity.device:
+            self._identities[identity.model] = identity
 
     def identity(self, configured: Identity) -> Identity:
         """Return what computes for a model, for answers that no replica gave: what is configured, until one says."""
-        known = self._known(configured.model)
-        said = known and bool(known.identity.checkpoint) == bool(configured.checkpoint)
-        return known.identity if known and said else configured
+        if not self._told:
+            self._ask()
+        return self._identities.get(configured.model, configured)
 
-    def _known(self, model: str) -> ModelStatus | None:
-        """Return what was last told of a model; one thread at most asks anew, the others never wait."""
+    def _ask(self) -> None:
+        """Learn how the supervisor stands; one thread at most asks, the others never wait."""
         if self._asking.acquire(blocking=False):
             try:
                 self.status()
@@ -73,7 +85,6 @@ class Standing:
                 self._last = {}
             finally:
                 self._asking.release()
-        return self._last.get(model)
 
 
 def connect(endpoint: str, curve_keys: pathlib.Path | None) -> Client:

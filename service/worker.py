@@ -8,7 +8,9 @@ import contextlib
 import functools
 import io
 import math
+import re
 import selectors
+import ssl
 import threading
 import time
 import uuid
@@ -47,7 +49,10 @@ STATUS: dict[type[Exception], HTTPStatus] = {
     UnsupportedTransferCoding: HTTPStatus.NOT_IMPLEMENTED,
     ExpectationFailed: HTTPStatus.EXPECTATION_FAILED,
     ParseException: HTTPStatus.BAD_REQUEST,
+    ssl.SSLError: HTTPStatus.BAD_REQUEST,
 }
+#: What the first line of a request looks like, as far as it must before more is waited for.
+REQUEST_LINE = re.compile(rb"\S+ \S+ HTTP/\d\.\d\Z")
 #: Threads that say goodbye, and how many connections may wait for them; beyond that a connection is cut (chosen).
 CLOSERS, MAX_CLOSING = 4, 256
 
@@ -63,8 +68,10 @@ class Source:
 
     def finish(self) -> None:
         """Read what is left of the body; where it does not come, the answer says that the connection ends."""
-        self.until = time.monotonic() + UNREAD_LIMIT_S
-        if not self._parser.finish_body(deadline=self.until):
+        self.until, come = time.monotonic() + UNREAD_LIMIT_S, False
+        with contextlib.suppress(Exception):  # Gunicorn's many about chunks, and the socket's
+            come = self._parser.finish_body(deadline=self.until)
+        if not come:
             self._parser.mesg.must_close = True
 
     def recv(self, size: int) -> bytes:
@@ -102,7 +109,9 @@ def refusal(status: HTTPStatus, why: str) -> bytes:
 def is_whole(head: bytes) -> bool:
     """Say whether the parser needs no more for the headers of a request, or refuses what there is."""
     head = head[2:] if head[:2] == b"\r\n" else head
-    return b"\r\n\r\n" in head or head[:2] == b"\r\n" or head.count(b"\n") != head.count(b"\r\n")
+    first, end, _ = head.partition(b"\r\n")
+    refused = head.count(b"\n") != head.count(b"\r\n") or (end and not REQUEST_LINE.match(first))
+    return bool(b"\r\n\r\n" in head or refused)
 
 
 class Worker(ThreadWorker):  # type: ignore[misc]  # Gunicorn has no types

@@ -186,8 +186,8 @@ def main() -> int:
     """Check the settings once for both halves, then run them."""
     from service.settings import Settings
 
-    environ = environment()
     try:
+        environ = environment()
         settings = Settings.from_env(environ)
     except config.ConfigError as error:
         say("these settings stop the start:")

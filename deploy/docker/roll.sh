@@ -11,7 +11,7 @@ count=$(wc -w <<<"$old")
 # A new one that does not get ready must not stay where nginx finds it; its last words must.
 drop_new() {
     for container in $(docker compose ps --all --quiet service | grep -vxF "$old"); do
-        docker logs --tail 20 "$container" >&2 || true
+        docker logs --tail 100 "$container" >&2 || true
         docker rm --force "$container" >/dev/null
     done
     echo "roll.sh: FAILED; what served before still does" >&2

@@ -15,8 +15,6 @@ from deploy.scripts.wait_ready import NotReady, Server, wait
 
 #: Longest wait for an instance of the web half that replaces another: what it needs is ready already, seconds (chosen).
 WEB_LIMIT_S = 60.0
-#: Lines of the journal that explain a model that did not get ready.
-EXPLAINING_LINES = 20
 #: What is known to go wrong on the way to a server that is ready.
 FAILURES = (NotReady, units.UnitFailed, OSError)
 #: Why a deployment ends that could have gone on.
@@ -180,7 +178,7 @@ class Activation:
         if self._layout.stopping.exists():
             return STOPPED
         failed = [unit for unit in (units.SUPERVISOR, units.web(instance)) if units.state(unit) == "failed"]
-        return "\n".join("{} failed\n{}".format(unit, units.journal(unit, EXPLAINING_LINES)) for unit in failed)
+        return "\n".join("{} failed\n{}".format(unit, units.journal(unit, units.LAST_LINES)) for unit in failed)
 
     def _back(self, before: pathlib.Path | None) -> None:
         """Serve the release that served before; what goes wrong with that is told, not raised."""

@@ -26,6 +26,8 @@ RUN_DIR = "/run/model-server"
 ENDPOINT = "ipc://{}/supervisor.sock".format(RUN_DIR)
 #: The user of each half, and that of deployments.
 USERS = {"supervisor": "model-server", "web": "model-server-web", "build": "model-server-build"}
+#: Lines of the journal that explain what went wrong; a traceback of Gunicorn's own may stand behind the reason.
+LAST_LINES = 60
 #: What a port's address looks like: nothing in it could become another line of a unit.
 ADDRESS = re.compile(r"[0-9A-Fa-f.:\[\]]+:[0-9]{1,5}\Z")
 
@@ -64,7 +66,7 @@ def up(verb: str, unit: str) -> None:
     try:
         systemctl(verb, unit)
     except UnitFailed as error:
-        raise UnitFailed("{}\n{}".format(error, journal(unit, 15))) from None
+        raise UnitFailed("{}\n{}".format(error, journal(unit, LAST_LINES))) from None
 
 
 def journal(unit: str, lines: int) -> str:

@@ -3,7 +3,8 @@
 PopTorch chooses which IPUs a process gets, so a lease is a number.
 """
 
-from typing import Dict, Mapping
+import collections
+from typing import Dict, Mapping, Tuple
 
 
 class Leases:
@@ -13,20 +14,33 @@ class Leases:
         """Begin with all of them free; `needs`: IPUs that one replica of each model holds."""
         self.total = total
         self._needs = dict(needs)
-        self._held: Dict[str, int] = {}
+        #: By replica: its model, and what it holds.
+        self._held: Dict[str, Tuple[str, int]] = {}
 
     @property
     def held(self) -> int:
         """Return how many are held."""
-        return sum(self._held.values())
+        return sum(held for _, held in self._held.values())
 
-    def take(self, replica: str, model: str) -> bool:
-        """Lease a replica what its model needs; say whether there were enough."""
+    def take(self, replica: str, model: str, wanted: Mapping[str, int]) -> bool:
+        """Lease a replica what its model needs; say whether there were enough.
+
+        One beyond what is wanted of its model, in a rolling change, leaves to the others what those want.
+        """
         need = self._needs.get(model, 0)
-        if self.held + need > self.total:
+        if self.held + need + self._left_to_others(model, wanted) > self.total:
             return False
-        self._held[replica] = need
+        self._held[replica] = (model, need)
         return True
+
+    def _left_to_others(self, model: str, wanted: Mapping[str, int]) -> int:
+        """Return what a further replica of a model must not take: what others want and do not hold just now."""
+        counts = collections.Counter(holder for holder, _ in self._held.values())
+        if counts[model] < wanted[model]:
+            return 0
+        return sum(
+            need * max(0, wanted.get(other, 0) - counts[other]) for other, need in self._needs.items() if other != model
+        )
 
     def give(self, replica: str) -> None:
         """Take back what a replica that has ended held."""

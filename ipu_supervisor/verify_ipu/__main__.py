@@ -38,7 +38,10 @@ DEFAULT_ENTRY = "question_answering"
 def main(arguments: Optional[Sequence[str]] = None) -> int:
     """Run the checks and print the report; return the exit code."""
     given = _parser().parse_args(arguments)
-    environ = config.environment()
+    try:
+        environ = config.environment()
+    except config.ConfigError as error:
+        return _refused(error)
     host = Host(environ)
     if not host.usable:
         say(
@@ -51,8 +54,7 @@ def main(arguments: Optional[Sequence[str]] = None) -> int:
     try:
         configs = config.from_env({**environ, "SERVER_MODELS": json.dumps(entries), "MODELS_PATH": ""}).models
     except config.ConfigError as error:
-        say("\n".join("error: " + fault for fault in error.faults))
-        return error.exit_code
+        return _refused(error)
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     report = Report()
     folder = pathlib.Path(tempfile.mkdtemp(prefix="verify-ipu-"))
@@ -88,6 +90,12 @@ def _argument(text: str) -> str:
     if model not in SHARES:
         raise argparse.ArgumentTypeError("{!r}: only these can be verified: {}".format(model, ", ".join(SHARES)))
     return text
+
+
+def _refused(error: config.ConfigError) -> int:
+    """Say what is wrong with the settings, and return the exit code."""
+    say("\n".join("error: " + fault for fault in error.faults))
+    return error.exit_code
 
 
 def _names(text: str) -> str:

@@ -8,6 +8,8 @@ import pathlib
 import select
 import signal
 import socket
+import ssl
+import struct
 import subprocess
 import sys
 import time
@@ -15,9 +17,9 @@ import time
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from service.worker import Source
+from service.worker import SILENCE_LIMIT_S, STATUS, Source, is_whole, refusal
 from tests.conftest import running_s
-from tests.http.server import ROOT, serving, wait_until
+from tests.http.server import MODELS, ROOT, serving, wait_until
 
 pytestmark = pytest.mark.service
 
@@ -127,6 +129,32 @@ def test_an_answer_that_ends_the_connection_says_so(server, head, body, status):
     assert b"\r\nConnection: close\r\n" in answer
 
 
+@pytest.mark.parametrize(
+    ("start", "status"),
+    [
+        (b"GET /health/liveness", b"200"),
+        (b"POST /nope", b"404"),
+        (b"GET /echo", b"405"),
+        (b"POST /echo", b"415"),
+    ],
+)
+def test_a_broken_body_that_nobody_reads_changes_no_answer_and_ends_the_connection(server, start, status):
+    logged = len(server.log())
+    answer = exchange(server, start + b" HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n")
+    assert answer.split(b" ")[1] == status
+    assert b"\r\nConnection: close\r\n" in answer
+    assert "Traceback" not in server.log()[logged:]
+
+
+def test_a_client_that_resets_its_connection_instead_of_sending_its_body_is_no_fault_of_ours(server):
+    logged = len(server.log())
+    with socket.create_connection(("127.0.0.1", server.port), timeout=60) as connection:
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        connection.sendall(b"POST /echo HTTP/1.1\r\nHost: a\r\nContent-Type: text/plain\r\nContent-Length: 9\r\n\r\n")
+    wait_until(lambda: '"status": 415' in server.log()[logged:], "it is answered")
+    assert "Traceback" not in server.log()[logged:]
+
+
 def test_an_answer_to_a_refused_request_whose_body_came_keeps_the_connection(server):
     head = b"POST /echo HTTP/1.1\r\nHost: a\r\nContent-Type: text/plain\r\nContent-Length: 60000\r\n\r\n"
     with socket.create_connection(("127.0.0.1", server.port), timeout=60) as connection:
@@ -141,7 +169,7 @@ def test_an_answer_to_a_refused_request_whose_body_came_keeps_the_connection(ser
 def test_hangup_with_wrong_settings_changes_nothing_and_with_right_ones_replaces_the_workers(tmp_path):
     model = tmp_path / "mine.py"
     model.write_text("class Pipeline:\n    pass\n", encoding="utf-8")
-    with serving(SERVER_MODELS='[{"model": "mine"}]', MODELS_PATH=str(tmp_path)) as server:
+    with serving(SERVER_MODELS='[{"model": "mine"}]', MODELS_PATH=str(tmp_path), WEB_CONCURRENCY="1") as server:
         before = server.workers()
         model.write_text("def (\n", encoding="utf-8")
         os.kill(server.process.pid, signal.SIGHUP)
@@ -294,10 +322,70 @@ def test_headers_without_end_are_a_431(server):
         assert connection.recv(100).startswith(b"HTTP/1.1 431 ")
 
 
-def test_headers_that_are_never_whole_cost_their_connection(server):
+@pytest.mark.parametrize("drips", [False, True])
+def test_headers_that_are_never_whole_cost_their_connection(server, drips):
     with socket.create_connection(("127.0.0.1", server.port), timeout=60) as connection:
-        connection.sendall(b"GET / HTTP/1.1\r\nHost: a\r\n")
-        assert connection.recv(100) == b""
+        connection.sendall(b"GET / HTTP/1.1\r\nHost: a\r\nX: ")
+        limit = running_s() + 3 * SILENCE_LIMIT_S
+        while drips and running_s() < limit and not select.select([connection], [], [], 0.05)[0]:
+            connection.sendall(b"a")
+        assert running_s() < limit, "cut off while it drips"
+        with contextlib.suppress(ConnectionResetError):
+            assert connection.recv(100) == b""
+
+
+@pytest.mark.parametrize(
+    "line", [b"hello\r\n", b"\r\n\r\n", b"GET / HTTP/1.1\n", b"GET /\r\n", b"GET / HTTP/1.1\r\nA: b\n"]
+)
+def test_what_begins_as_no_request_is_refused_without_more(line):
+    assert is_whole(line)
+    assert not is_whole(b"\r\nGET / HTTP/1.1\r\nA: b\r\n")
+    assert is_whole(b"\r\nGET / HTTP/1.1\r\nA: b\r\n\r\n")
+
+
+def test_connections_whose_headers_have_not_come_hold_up_no_stop_and_no_worker():
+    with serving(WEB_CONCURRENCY="1") as server, contextlib.ExitStack() as pending:
+        (worker,) = server.workers()
+        for linger in (0, 1):
+            connection = pending.enter_context(socket.create_connection(("127.0.0.1", server.port)))
+            connection.sendall(b"GET / HTTP/1.1\r\n")
+            if linger:
+                connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+                connection.close()
+        assert server.ask("GET", "/health/liveness")[0] == 200
+        assert server.workers() == [worker]
+        began = running_s()
+        server.process.terminate()
+        assert server.process.wait(60) == 0
+        assert running_s() - began < SILENCE_LIMIT_S - 2
+
+
+def test_a_client_that_does_not_begin_with_tls_holds_up_nobody(tmp_path):
+    made = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-keyout", "key.pem", "-out", "cert.pem"]
+    subprocess.run([*made, "-days", "2", "-subj", "/CN=localhost"], cwd=tmp_path, check=True, capture_output=True)
+    trusting = ssl.create_default_context(cafile=str(tmp_path / "cert.pem"))
+    with contextlib.ExitStack() as silent:
+        listener = silent.enter_context(socket.create_server(("127.0.0.1", 0), backlog=64))
+        options = f"--bind fd://{listener.fileno()} --certfile {tmp_path}/cert.pem --keyfile {tmp_path}/key.pem -w 1"
+        environ = {**os.environ, "SERVER_MODELS": MODELS, "GUNICORN_CMD_ARGS": options}
+        command = [sys.executable, "-m", "gunicorn", "-c", "service/gunicorn_conf.py", "tests.http.stub_wsgi:app"]
+        log = silent.enter_context((tmp_path / "log").open("wb"))
+        started = subprocess.Popen(
+            command, cwd=ROOT, env=environ, stdout=log, stderr=log, pass_fds=[listener.fileno()], start_new_session=True
+        )
+        silent.callback(started.wait)
+        silent.callback(os.killpg, started.pid, signal.SIGKILL)
+        port = listener.getsockname()[1]
+        for _ in range(5):
+            silent.enter_context(socket.create_connection(("127.0.0.1", port))).sendall(b"\x16\x03")
+
+        def answers():
+            connection = http.client.HTTPSConnection("localhost", port, timeout=20, context=trusting)
+            with contextlib.suppress(OSError), contextlib.closing(connection):
+                connection.request("GET", "/health/liveness")
+                return connection.getresponse().status == 200
+
+        wait_until(answers, "it answers over TLS", started, 60)
 
 
 @pytest.mark.parametrize("framing", [b"Content-Length: 100000\r\n\r\n", b"Transfer-Encoding: chunked\r\n\r\n18000\r\n"])
@@ -317,6 +405,17 @@ def test_a_body_that_does_not_come_within_the_requests_limit_is_a_504(server, fr
             answer += connection.recv(65536) or pytest.fail(f"no whole answer: {answer!r}")
     assert answer.startswith(b"HTTP/1.1 504 ")
     assert b'"DEADLINE_EXCEEDED"' in answer
+
+
+def test_what_is_no_fault_of_ours_is_told_why_and_what_is_ours_is_not():
+    for status in STATUS.values():
+        head, _, body = refusal(status, "the reason").partition(b"\r\n\r\n")
+        error = json.loads(body)["error"]
+        assert head.startswith(f"HTTP/1.1 {status.value} ".encode())
+        assert ("the reason" in error["message"], error["code"]) == (
+            (False, "INTERNAL") if status == 500 else (True, "BAD_REQUEST")
+        )
+    assert {status.value for status in STATUS.values()} == {400, 414, 417, 431, 500, 501}
 
 
 def test_what_limited_the_reading_does_not_limit_the_answer():

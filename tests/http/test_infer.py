@@ -7,6 +7,7 @@ import pytest
 
 from ipu_supervisor.config import OWN_PATHS
 from ipu_supervisor.models.catalog import find
+from ipu_supervisor.protocol import messages
 from ipu_supervisor.protocol.errors import ClientGone, ErrorCode
 from service.app import create_app
 from tests.http.conftest import MODELS, settings_for
@@ -98,6 +99,12 @@ def test_an_answer_tells_who_computed_it_and_where_the_time_went(client):
     assert (headers["x-queue-time"], headers["x-inference-time"]) == ("2", "30")
     assert 0 <= int(headers["x-total-time"]) <= took_s * 1000 + 1, "rounded"
     assert 0 <= float(headers["metrics-latency"]) <= took_s + 0.001
+
+
+def test_while_a_model_loads_a_refusal_names_what_is_configured(client, stub):
+    stub.changed["question_answering"] = {"identity": messages.Identity("question_answering")}
+    refused = client.post("/qa", data="{", content_type="application/json")
+    assert 'checkpoint="distilbert-base-cased-distilled-squad"' in refused.headers["X-Model"]
 
 
 def test_a_demo_model_is_told_with_every_answer(client, stub):

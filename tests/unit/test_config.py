@@ -5,7 +5,7 @@ import pathlib
 
 import pytest
 
-from ipu_supervisor import config
+from ipu_supervisor import config, endpoints
 from ipu_supervisor.config import ConfigError
 
 #: A schema that takes nothing, not even its own defaults.
@@ -170,6 +170,8 @@ def test_the_run_folder_is_that_of_the_endpoint():
         ("Input = AnyObject()", "wrong type: Input;"),
         ("Output = None\n    deterministic = 'yes'", "wrong type: Output, deterministic;"),
         ("route = 7", "wrong type: route;"),
+        ("task = checkpoint = revision = summary = None", "wrong type: task, checkpoint, revision, summary;"),
+        ("example = ['no', 'mapping']", "wrong type: example;"),
         ("shapes = classmethod(lambda cls, options: {'length': options['lenght']})", "shapes(): KeyError: 'lenght'"),
         ("shapes = classmethod(lambda cls, options: None)", "shapes(): TypeError"),
         ("Options = Refusing", "Options or shapes(): ValidationError: {'_schema': ['never']}"),
@@ -201,11 +203,14 @@ def test_a_socket_that_anybody_may_open_is_refused(endpoint):
 
 def test_a_folder_whose_sockets_would_have_too_long_paths_is_refused(tmp_path, monkeypatch):
     deep = tmp_path / ("x" * 100)
-    assert "is too long" in faults(SUPERVISOR_RUN_DIR=str(deep)).faults[0]
     deep.mkdir()
-    monkeypatch.chdir(deep)
-    # The path of the endpoint is short, for it is relative; that of the replicas' socket cannot be.
-    assert "is too long" in faults().faults[0]
+    for folder, environ in ((tmp_path, {"SUPERVISOR_RUN_DIR": str(deep)}), (deep, {})):
+        # Where we are in the deep one, the path of the endpoint is short; that of the replicas' socket cannot be.
+        monkeypatch.chdir(folder)
+        with pytest.raises(config.ConfigError, match=r"SUPERVISOR_RUN_DIR: .* is too long"):
+            config.from_env(environ, endpoints.SUPERVISOR_KEYS)
+        # Who only asks the supervisor binds nothing.
+        config.from_env({**environ, "SUPERVISOR_ENDPOINT": "tcp://127.0.0.1:5555"})
 
 
 @pytest.mark.parametrize(

@@ -96,6 +96,13 @@ def test_a_start_after_which_something_does_not_run_fails_with_its_reason(world,
     assert world.said[-1] == f"start FAILED: {unit} does not start"
 
 
+def test_a_second_deployment_is_refused_at_once_and_lets_the_first_go_on(world):
+    with world.layout.lock.open("w") as other:
+        fcntl.flock(other, fcntl.LOCK_EX)
+        assert cli.main(["apply"], world.layout) == 75
+    assert (world.clock.now, world.layout.stopping.exists()) == (100.0, False)
+
+
 def test_a_stop_ends_the_deployment_that_goes_on_and_then_stops(world):
     with world.layout.lock.open("w") as other:
         fcntl.flock(other, fcntl.LOCK_EX)

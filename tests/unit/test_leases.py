@@ -14,18 +14,31 @@ from tests.unit.histories import History
 
 
 def test_a_lease_lasts_until_it_is_given_back():
-    leases = Leases(4, {"qa": 1, "summarization": 2})
-    assert leases.take("qa-1.1", "qa")
-    assert leases.take("summarization-1.1", "summarization")
-    assert not leases.take("summarization-2.1", "summarization")
+    leases, wanted = Leases(4, {"qa": 1, "summarization": 2}), {"qa": 1, "summarization": 2}
+    assert leases.take("qa-1.1", "qa", wanted)
+    assert leases.take("summarization-1.1", "summarization", wanted)
+    assert not leases.take("summarization-2.1", "summarization", wanted)
     assert leases.held == 3
     leases.give("summarization-1.1")
-    assert leases.take("summarization-2.1", "summarization")
+    assert leases.take("summarization-2.1", "summarization", wanted)
+
+
+def test_a_replica_beyond_the_wanted_leaves_to_others_what_they_want():
+    needs = {"qa": 1, "embeddings": 1, "summarization": 2}
+    leases, wanted = Leases(5, needs), dict.fromkeys(needs, 1)
+    for model in wanted:
+        assert leases.take(model + "-1.1", model, wanted)
+    assert leases.take("qa-2.1", "qa", wanted)
+    leases.give("summarization-1.1")
+    assert not leases.take("embeddings-2.1", "embeddings", wanted), "summarization comes back for them"
+    assert leases.take("summarization-2.1", "summarization", wanted)
+    leases.give("qa-1.1")
+    assert leases.take("embeddings-2.1", "embeddings", wanted)
 
 
 def test_a_model_on_another_device_needs_none():
     leases = Leases(0, {})
-    assert leases.take("echo-1.1", "echo")
+    assert leases.take("echo-1.1", "echo", {"echo": 1})
     assert leases.room_for_both("echo", {"echo": 8})
     leases.give("echo-1.1")
     leases.give("never there")

@@ -383,4 +383,6 @@ def test_a_replica_without_a_lease_waits_and_is_not_given_up():
         while history.states() == ["BACKOFF"]:
             history.pass_time(1)
     assert (history.pool.crew.restarts, history.noted("replica_exited"), history.noted("replica_waits")) == (0, 0, 20)
+    history.dies(history.alive[0], "exited with code 3")
+    history.pass_time(60)
     assert history.boot_all().states() == ["READY"]

@@ -3,7 +3,7 @@
 import pytest
 
 from ipu_supervisor.core import actions
-from ipu_supervisor.core.crew import START_LIMIT_S
+from ipu_supervisor.core.crew import GRACE_S, START_LIMIT_S
 from ipu_supervisor.core.replica import State
 from ipu_supervisor.protocol.errors import ErrorCode
 from ipu_supervisor.protocol.messages import CompileGranted, Hello, Identity, Loaded, Unable
@@ -28,14 +28,14 @@ def scale(history, wanted):
 
 
 @pytest.mark.parametrize(
-    ("words", "state", "limit_s"),
+    ("words", "state", "limit_s", "why"),
     [
-        ([], State.STARTING, START_LIMIT_S),
-        ([Hello(1)], State.LOADING, 50.0),
-        ([Hello(1), LOADED, CompileGranted()], State.COMPILING, 50.0),
+        ([], State.STARTING, START_LIMIT_S, "STARTING (it said nothing for 120 s)"),
+        ([Hello(1)], State.LOADING, 50.0, "LOADING (load_limit_s is 50 s)"),
+        ([Hello(1), LOADED, CompileGranted()], State.COMPILING, 50.0, "COMPILING (load_limit_s is 50 s)"),
     ],
 )
-def test_a_replica_that_stays_too_long_in_a_state_on_its_way_is_stopped(words, state, limit_s):
+def test_a_replica_that_stays_too_long_in_a_state_on_its_way_is_stopped(words, state, limit_s, why):
     history = History(load_limit_s=50.0)
     history.gate.asks("someone else")
     history.gate.next()
@@ -50,6 +50,24 @@ def test_a_replica_that_stays_too_long_in_a_state_on_its_way_is_stopped(words, s
     history.pass_time(0.01)
     assert history.did(actions.Terminate) == [actions.Terminate("m-1.1")]
     assert history.state("m-1.1") is State.STOPPING
+    assert history.replica("m-1.1").reason == "m-1.1: overdue in " + why
+
+
+def levels(history, event):
+    """Return how bad the log calls each event of a name."""
+    return [note.fields["level"] for note in history.did(actions.Note) if note.event == event]
+
+
+def test_an_end_that_nobody_wanted_is_a_warning_and_one_that_somebody_did_is_none():
+    history = ready(replicas=2, batch_limit_s=3.0)
+    scale(history, 1)
+    history.dies("m-2.1", "exited with code 0")
+    assert (levels(history, "replica_stopping"), levels(history, "replica_exited")) == ([20], [20])
+    history.call("a")
+    history.pass_time(3.0 + GRACE_S)
+    history.dies("m-1.1", "killed by SIGKILL")
+    assert levels(history, "replica_stopping") == levels(history, "replica_exited") == [20, 30]
+    assert levels(history, "replica_killed") == [30]
 
 
 def test_a_draining_replica_keeps_the_limit_of_the_batch_that_is_aboard():

@@ -150,6 +150,13 @@ def test_short_requests_that_could_only_wait_to_die_are_refused_though_their_tok
     assert sum(history.results(call) == [ErrorCode.DEADLINE_EXCEEDED] for call in taken) <= 2
 
 
+def test_the_expected_wait_counts_what_is_aboard_and_what_waits():
+    history = after_work(*[400, *[10] * 9] * 10)
+    for number, waiting_s in ((1, takes_s(400)), (2, 2 * takes_s(400))):
+        history.call("long {}".format(number), sizes=[400], budget_s=100)
+        assert history.pool.expected_wait_s(history.now) == pytest.approx(waiting_s)
+
+
 def test_while_no_rate_is_measured_every_call_that_fits_is_taken():
     history = ready()
     for text in "abcdefgh":

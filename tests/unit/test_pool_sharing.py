@@ -46,7 +46,12 @@ def test_each_waiter_is_told_its_own_time():
     history.pass_time(0.5)
     third = history.call("a", budget_s=100)
     history.pass_time(0.25)
+    last = history.call("a", budget_s=100)
     history.answer()
+    timing = history.replies[last].timing
+    assert (timing.queue_ms, timing.batch_ms, timing.inference_ms) == (0, 0, 0), (
+        "it did not wait, whatever the batch took"
+    )
     queued = [history.replies[call].timing.queue_ms for call in (first, second, third)]
     assert queued == pytest.approx([21_000, 1_000, 0])
     aboard = [history.replies[call].timing.batch_ms + 1 for call in (first, second, third)]

@@ -116,6 +116,8 @@ def test_an_idle_replica_that_answers_no_probe_is_stopped_and_replaced():
     assert history.did(actions.Terminate) == [actions.Terminate("m-1.1")]
     history.dies("m-1.1")
     assert history.alive == ["m-1.2"]
+    why = "m-1.1: overdue in READY (its serving thread answered nothing for 5 s)"
+    assert history.pool.crew.last_error == why
 
 
 def test_a_batch_for_a_replica_that_was_silent_goes_with_a_probe():
