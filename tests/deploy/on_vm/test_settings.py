@@ -112,14 +112,15 @@ def test_both_halves_speak_over_tcp_with_keys_of_which_the_web_halfs_user_reads_
 def test_a_model_that_failed_for_something_on_the_host_is_tried_again_by_the_next_apply(served):
     models = '[{"model": "echo"}, {"model": "needy"}]'
     served.vm.write("/srv/models/needy.py", NEEDY)
+    served.vm.root("chmod 644 /srv/models/needy.py")
     with served.settings(f"SERVER_MODELS='{models}'\nMODELS_PATH=/srv/models\n"):
         said = served.vm.root("model-server apply", check=False)
         assert "apply FAILED: needy FAILED: FileNotFoundError: " in said, said
         status = json.loads(served.vm.root("model-server ctl status --json"))["models"]
         (echo,) = (model["replicas"][0]["pid"] for model in status if model["model"] == "echo")
-        served.vm.write("/srv/models/weights", "")
+        served.vm.root("touch /srv/models/weights")
         assert "needy has failed, and is tried again" in served.vm.root("model-server apply")
-        assert served.request("/needy", {})[0] == 200
+        assert served.request("/needy", {"any": "thing"})[0] == 200
         assert served.pids()["echo-1.1"] == echo
     served.vm.root("rm -r /srv/models")
 
