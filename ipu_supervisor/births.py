@@ -11,8 +11,8 @@ from ipu_supervisor.config import Config, ModelConfig
 #: The first would have PopTorch wait for an IPU for ever; the supervisor waits, and has limits. The others are between
 #: systemd and the supervisor alone.
 NEVER_PASSED_ON = frozenset({"POPTORCH_WAIT_FOR_IPU", "NOTIFY_SOCKET", "WATCHDOG_PID", "WATCHDOG_USEC"})
-#: Where Hugging Face's libraries keep what they fetched.
-FOLDERS = ("HF_HOME", "HF_HUB_CACHE", "XDG_CACHE_HOME")
+#: Where Hugging Face's libraries keep what they fetched, and which partition the IPUs are in.
+PATHS = ("HF_HOME", "HF_HUB_CACHE", "XDG_CACHE_HOME", "IPUOF_CONFIG_PATH")
 
 
 def spec(replica: str, model: ModelConfig, config: Config, endpoint: str, threads: int) -> Dict[str, Any]:
@@ -54,8 +54,6 @@ def environ(model: ModelConfig, config: Config, given: Mapping[str, str]) -> Dic
     passed_on = {name: value for name, value in given.items() if name not in NEVER_PASSED_ON}
     if model.device == "ipu":
         # Such a replica works in another folder.
-        passed_on.update(
-            {name: os.path.abspath(os.path.expanduser(given[name])) for name in FOLDERS if given.get(name)}
-        )
+        passed_on.update({name: os.path.abspath(os.path.expanduser(given[name])) for name in PATHS if given.get(name)})
         passed_on["POPTORCH_CACHE_DIR"] = str(config.executables)
     return passed_on

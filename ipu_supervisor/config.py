@@ -264,8 +264,24 @@ def _model(
     if values["max_client_batch_size"] > values["max_backlog"]:
         bad_settings.append(prefix + "max_client_batch_size: more than max_backlog, so such a batch could never enter")
     model = _complete(file, pipeline, {**values, "entry": entry})
-    bad_settings += [prefix + fault for fault in _device_faults(model, entry)]
+    bad_settings += [prefix + fault for fault in [*_unread(model, values, entry), *_device_faults(model, entry)]]
     return [model]
+
+
+def _unread(model: ModelConfig, values: Mapping[str, Any], entry: Mapping[str, Any]) -> List[str]:
+    """Return which settings of an entry nothing would read: a model file without a task has no engine."""
+    if model.task:
+        return []
+    names = [name for name in ("checkpoint", "revision", "dtype") if values[name] not in ("", "auto")]
+    if model.file.shape is catalog.Shape.PIPELINE:
+        text = "{}: a model file without a `task` has no engine that could read it; leave it out"
+    else:
+        text = "{}: not read by a model file of an older shape, which makes its model itself; set it there"
+        names += ["options"] if values["options"] else []
+        # How many IPUs it takes is for its lease.
+        given = entry.get("ipu")
+        names += ["ipu." + name for name in model.ipu if isinstance(given, dict) and name in given and name != "ipus"]
+    return [text.format(name) for name in names]
 
 
 def _device_faults(model: ModelConfig, entry: Mapping[str, Any]) -> List[str]:

@@ -43,7 +43,9 @@ class DeviceFault(RuntimeError):
 #: Every kind of error, and the remedy. Which message is which kind is for `kind_of` to say.
 TABLE: Dict[str, Remedy] = {
     "BUSY": Remedy(
-        "Another process holds the IPUs (`gc-monitor` tells which), or there are fewer than SUPERVISOR_IPUS says.",
+        "Another process holds the IPUs (`gc-monitor` tells which), there are fewer than SUPERVISOR_IPUS says, or "
+        "those that are free are no such group: then `python -m ipu_supervisor reload` has every model take its own "
+        "anew.",
         waits=True,
     ),
     "NO_SUCH_DEVICE": Remedy(
@@ -57,7 +59,11 @@ TABLE: Dict[str, Remedy] = {
         "or ipu.matmul_proportion.",
         final=True,
     ),
-    "IPU_RESET": Remedy("The IPUs are reset by starting the replica again.", blames_input=True),
+    "IPU_RESET": Remedy(
+        "The IPUs are reset by starting the replica again; if it was given up, reset them (`gc-reset`), then "
+        "`python -m ipu_supervisor reload`.",
+        blames_input=True,
+    ),
     "LINK_RESET": Remedy(
         "Reset the IPU links (retrain the partition), then `python -m ipu_supervisor reload`.", final=True, alarm=True
     ),
@@ -66,7 +72,11 @@ TABLE: Dict[str, Remedy] = {
     ),
     "FULL_RESET": Remedy("Power-cycle the IPU system, then `python -m ipu_supervisor reload`.", final=True, alarm=True),
     "UNRECOVERABLE": Remedy("Take the IPU system out of operation; its vendor must repair it.", final=True, alarm=True),
-    "OTHER": Remedy("The replica is started again; if this goes on, see its log.", blames_input=True),
+    "OTHER": Remedy(
+        "The replica is started again; if it was given up, see its log, mend what that tells, then "
+        "`python -m ipu_supervisor reload`.",
+        blames_input=True,
+    ),
 }
 #: Kinds that `recovery_action` names.
 RECOVERY = ("IPU_RESET", "LINK_RESET", "PARTITION_RESET", "FULL_RESET")

@@ -85,11 +85,19 @@ def _argument(text: str) -> str:
     """Refuse an entry that is no entry, or of a model whose inputs are not known here."""
     try:
         model = _entry(text).get("model")
-    except (ValueError, AttributeError) as error:
-        raise argparse.ArgumentTypeError("{!r} is not JSON: {}".format(text, error)) from error
-    if model not in SHARES:
+        known = model in SHARES
+    except (ValueError, AttributeError, TypeError) as error:
+        raise argparse.ArgumentTypeError("{!r} is no entry: {}".format(text, error)) from error
+    if not known:
         raise argparse.ArgumentTypeError("{!r}: only these can be verified: {}".format(model, ", ".join(SHARES)))
     return text
+
+
+def _count(text: str) -> int:
+    """Refuse what is no number of things of which there must be one."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError("{!r}: must be a whole number from 1 on".format(text))
+    return int(text)
 
 
 def _refused(error: config.ConfigError) -> int:
@@ -119,8 +127,8 @@ def _parser() -> argparse.ArgumentParser:
         help="a model, model=checkpoint, or an entry of SERVER_MODELS; default: {}".format(DEFAULT_ENTRY),
     )
     parser.add_argument("--only", type=_names, help="names of checks, separated by commas; default: all")
-    parser.add_argument("--replicas", type=int, default=8, help="most replicas of the first model; default: 8")
-    parser.add_argument("--requests", type=int, default=200, help="requests of mixed lengths; default: 200")
+    parser.add_argument("--replicas", type=_count, default=8, help="most replicas of the first model; default: 8")
+    parser.add_argument("--requests", type=_count, default=200, help="requests of mixed lengths; default: 200")
     parser.add_argument("--limit-s", type=float, default=3600.0, help="longest wait for a replica; default: 3600")
     return parser
 

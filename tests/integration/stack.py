@@ -67,8 +67,16 @@ class Stack:
 
     def ready(self) -> bool:
         """Say whether the service calls itself ready."""
+        return self._works("/health/readiness")
+
+    def is_up(self) -> bool:
+        """Say whether the web half answers."""
+        return self._works("/health/startup")
+
+    def _works(self, path: str) -> bool:
+        """Say whether a probe gets its 200."""
         try:
-            return self.request("GET", "/health/readiness", limit_s=60).status == 200
+            return self.request("GET", path, limit_s=60).status == 200
         except OSError:
             return False
 

@@ -80,6 +80,11 @@ def test_the_share_of_memory_is_that_of_the_settings(qa, ipu, shares):
     assert qa(ipu=ipu)._executor.options.available_memory_proportion == shares
 
 
+def test_copies_in_one_program_hold_ipus_of_their_own(qa, standin):
+    assert qa(ipu={"replication": 2, "batch_size": 2}).limits.batch == 4
+    assert sorted(standin.holders()) == [0, 1]
+
+
 @pytest.mark.parametrize(("ipu", "shares"), [({}, [0.15, 0.15]), ({"matmul_proportion": [0.1, 0.3]}, [0.1, 0.3])])
 def test_encoder_and_decoder_have_each_its_share_of_memory(bart, ipu, shares):
     model = bart(**ipu)._model

@@ -112,6 +112,24 @@ def test_a_device_that_is_busy_is_waited_for_and_that_is_told(stack, wait_until)
     assert stack.qa(question=question("busy")).status == 200
 
 
+@pytest.mark.parametrize(
+    ("env", "kind"),
+    [
+        ({"STANDIN_IPUS": "0", "SUPERVISOR_IPUS": "1"}, "NO_SUCH_DEVICE"),
+        ({"STANDIN_IPU_VERSION": "1"}, "UNSUPPORTED_DEVICE"),
+    ],
+)
+def test_ipus_that_are_not_there_or_of_no_use_fail_the_replica_and_are_told(spawn, short_dir, wait_until, env, kind):
+    model = {"model": "question_answering", "device": "ipu", "checkpoint": tiny.distilbert(short_dir / "distilbert")}
+    stack = IpuStack(spawn, short_dir, [model], SERVER_NUM_WORKERS="1", **env).start()
+    wait_until(lambda: stack.daemon.states() == ["FAILED"] and stack.is_up(), LOAD_LIMIT_S)
+    wait_until(lambda: says(stack.model(), "FAILED", kind + ": ", TABLE[kind].advice))
+    wait_until(lambda: unready(stack, TABLE[kind].advice))
+    answer = stack.qa()
+    assert (answer.status, answer.body["error"]["code"]) == (503, "NOT_READY")
+    assert restarts(stack) == 1
+
+
 def test_too_little_memory_at_compile_is_a_fault_of_the_settings_and_not_tried_again(stack, wait_until):
     stack.machine.inject(when="compile", kind="out_of_memory", times=-1)
     before = restarts(stack)

@@ -64,7 +64,8 @@ def test_mixed_traffic_is_answered_and_nothing_is_ever_compiled_again(stack, wai
         seen.update((name, state) for name in BATCHES for state in states(stack, name))
         return stack.ready()
 
-    wait_until(lambda: web_is_up(stack), 30)
+    stack.start()
+    wait_until(stack.is_up, 30)
     wait_until(ready, 60, "every model is ready")
     # One compile at a time: while one compiles the others wait for their turn, and all of that is told.
     assert {state for _, state in seen} >= {"WAITING_TO_COMPILE", "COMPILING"}
@@ -110,15 +111,6 @@ def test_a_full_machine_refuses_a_third_replica_and_a_second_start_compiles_noth
     wait_until(lambda: programs(stack) == {"question_answering": [(0, 1), (0, 1)], "summarization": [(0, 2)]})
     figure = 'model_server_supervisor_programs_from_cache_total{model="summarization"} 2.0'
     wait_until(lambda: figure in stack.request("GET", "/metrics").body)
-
-
-def web_is_up(stack):
-    if not hasattr(stack, "web"):
-        stack.start()
-    try:
-        return stack.request("GET", "/health/startup").status == 200
-    except OSError:
-        return False
 
 
 def states(stack, name):

@@ -188,6 +188,8 @@ def test_a_model_that_does_not_compile_is_told_with_its_reason_and_the_rest_is_n
         ([], {"SUPERVISOR_IPUS": "0"}, 69, "There is no IPU here"),
         (['{"model": "question_answering", "ipu": {"ipus": 3}}'], {}, 78, "ipu: ipus: Must be a power of two"),
         (["embeddings"], {}, 2, "only these can be verified"),
+        (['{"model": ["question_answering"]}'], {}, 2, "is no entry: "),
+        (["--replicas", "0"], {}, 2, "must be a whole number from 1 on"),
         (["--only", "speed"], {}, 2, "speed: there are: libraries"),
     ],
 )

@@ -36,6 +36,13 @@ def test_a_replica_on_ipus_finds_the_hubs_cache_where_the_supervisor_does(tmp_pa
     assert (told["HF_HOME"], told["HF_HUB_CACHE"]) == (str(tmp_path / "hub"), "")
 
 
+def test_a_replica_on_ipus_is_in_the_partition_that_the_supervisor_counted(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    found = settings(device="ipu")
+    told = births.environ(found.models[0], found, {"IPUOF_CONFIG_PATH": "partition.conf"})
+    assert told["IPUOF_CONFIG_PATH"] == str(tmp_path / "partition.conf")
+
+
 def test_a_replica_on_another_device_stays_where_the_supervisor_is():
     found = settings()
     spec = births.spec("question_answering-1.1", found.models[0], found, "ipc://x", 1)

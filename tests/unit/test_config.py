@@ -23,6 +23,8 @@ from ipu_supervisor.models.base import AnyObject, BasePipeline
 class Pipeline(BasePipeline):
     Input = Output = AnyObject
 """
+#: One of the older shape.
+OLDER = "class Pipeline:\n    def __call__(self, inputs): return inputs\n"
 
 
 def settings(*entries, **env):
@@ -137,6 +139,29 @@ def test_a_shortest_summary_over_the_longest_is_refused_on_any_device():
 
 def test_a_small_backlog_takes_small_client_batches_by_default():
     assert settings({"model": "echo", "max_backlog": 4}).models[0].max_client_batch_size == 4
+
+
+@pytest.mark.parametrize(
+    ("file", "entry", "unread"),
+    [
+        (OLDER, {"checkpoint": "x", "revision": "v2", "dtype": "float16"}, ["checkpoint", "revision", "dtype"]),
+        (OLDER, {"options": {"colour": "red"}}, ["options"]),
+        (OLDER, {"device": "ipu", "ipu": {"ipus": 2, "batch_size": 4}}, ["ipu.batch_size"]),
+        ("pipe = print\ndef compile(pipe): pass", {"checkpoint": "x"}, ["checkpoint"]),
+        (MINE, {"checkpoint": "x", "dtype": "float16"}, ["checkpoint", "dtype"]),
+    ],
+)
+def test_a_setting_that_nothing_reads_is_refused(tmp_path, file, entry, unread):
+    (tmp_path / "mine.py").write_text(file, encoding="utf-8")
+    told = faults({"model": "mine", **entry}, MODELS_PATH=str(tmp_path)).faults
+    assert [fault.partition(": ")[0] for fault in told] == ["SERVER_MODELS[0]." + name for name in unread]
+
+
+def test_what_an_older_file_leaves_to_its_entry_is_taken(tmp_path):
+    (tmp_path / "mine.py").write_text(OLDER, encoding="utf-8")
+    entry = {"model": "mine", "device": "ipu", "ipu": {"ipus": 2}, "checkpoint": "", "dtype": "auto", "options": {}}
+    (model,) = settings(entry, MODELS_PATH=str(tmp_path)).models
+    assert model.ipu["ipus"] == 2
 
 
 def test_faults_of_model_files_alone_have_an_exit_code_of_their_own():

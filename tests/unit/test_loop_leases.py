@@ -10,6 +10,7 @@ from ipu_supervisor import config, devices, operate
 from ipu_supervisor.core import actions
 from ipu_supervisor.core.pool import Pool
 from ipu_supervisor.loop import Supervisor
+from ipu_supervisor.protocol import messages
 from ipu_supervisor.protocol.messages import Hello, Identity, Loaded, ProbeAnswer, Ready, Unable
 
 
@@ -146,6 +147,21 @@ def test_models_that_are_reloaded_at_once_take_turns_with_spare_ipus_and_keep_se
     for pool in supervisor.pools.values():
         generations = [replica.generation for replica in pool.crew.all()]
         assert (generations, pool.crew.usable()) == ([1] * pool.crew.wanted, pool.crew.wanted)
+
+
+def test_a_reload_after_a_scale_that_used_up_what_was_spare_goes_through(serving):
+    supervisor, launcher = serving(4, *ENCODERS), Launcher()
+    begin(supervisor, launcher)
+    for _ in steps(supervisor, launcher, 0.5):
+        pass
+    scaled = messages.OperatorCommand("scale", "embeddings", 2)
+    assert operate.scale(supervisor, scaled, 0.6).ok
+    for _ in steps(supervisor, launcher, 0.7):
+        pass
+    assert supervisor.leases.held == 4
+    assert rolled(supervisor, launcher) == {"question_answering": 1, "embeddings": 1}
+    generations = [replica.generation for pool in supervisor.pools.values() for replica in pool.crew.all()]
+    assert generations == [1] * 4
 
 
 def test_a_new_replica_that_fails_leaves_the_spare_ipu_to_other_models(serving):

@@ -9,7 +9,7 @@ import pytest
 from ipu_supervisor import config, devices, operate, status
 from ipu_supervisor.core.pool import Pool
 from ipu_supervisor.loop import Supervisor
-from ipu_supervisor.protocol.messages import Hello, Identity, Loaded, OperatorCommand, Ready
+from ipu_supervisor.protocol.messages import Hello, Identity, Loaded, OperatorCommand, ProbeAnswer, Ready
 
 FILE = """
 from ipu_supervisor.models.base import AnyObject, BasePipeline
@@ -113,6 +113,14 @@ def test_what_is_told_is_what_serves_until_one_of_the_new_is_ready(supervisor, w
     say(supervisor, "mine-3.1", Ready(0.1))
     assert supervisor.pools["mine"].crew.usable() == 2, "one of them is old"
     assert told(supervisor) == (True, second, supervisor.config.models[0].file.sha256)
+
+
+def test_each_replica_tells_how_long_it_has_been_where_it_is(supervisor):
+    assert operate.reload(supervisor, "", 1.0).ok
+    say(supervisor, "mine-2.1", Hello(2), Loaded(Identity("mine")))
+    supervisor.perform(supervisor.pools["mine"].said("mine-1.1", ProbeAnswer(0), 20.0), 20.0)
+    (model,) = status.snapshot(supervisor, 21.0).models
+    assert [(each.state, each.since_s) for each in model.replicas] == [("READY", 20.0), ("COMPILING", 20.0)]
 
 
 def test_versions_that_no_replica_runs_are_forgotten(supervisor):

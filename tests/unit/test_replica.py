@@ -52,6 +52,19 @@ def test_an_input_that_fails_alone_is_logged_with_a_traceback_unless_it_is_to_bl
     assert ("in multiply" in caplog.text) == (code is ErrorCode.MODEL_ERROR)
 
 
+@pytest.mark.parametrize("returned", [True, False], ids=["returned", "raised"])
+def test_a_device_that_an_older_file_met_with_is_the_end_of_its_replica(returned):
+    def compute(text):
+        raise DeviceFault("LINK_RESET", "links are down")
+
+    def pipeline(batch):
+        return [compute("x")]
+
+    model = answering(compute) if returned else replica.Model(pipeline, AnyObject)
+    with pytest.raises(DeviceFault, match="links are down"):
+        model.run(messages.Run(1, [msgspec.Raw(messages.encode({"text": "x"}))], ["request 7"]))
+
+
 # ---- the warm-up -----------------------------------------------------------------------------------------------------
 
 
