@@ -34,8 +34,8 @@ class Client(Protocol):
     ) -> Reply:
         """Return one outcome per item. Raises `RequestError` for the whole call, `ClientGone` when nobody listens."""
 
-    def status(self, deadline: Deadline) -> Status:
-        """Return a status at most 1 s old. Raises `RequestError` when the supervisor cannot be reached."""
+    def status(self, deadline: Deadline, *, fresh: bool = False) -> Status:
+        """Return a status at most 1 s old, or a fresh one. Raises `RequestError` when nobody answers."""
 
 
 class Standing:
@@ -50,9 +50,9 @@ class Standing:
         self._identities: dict[str, Identity] = {}
         self._told = False
 
-    def status(self) -> Status:
-        """Return the present status. Raises `RequestError` within `STATUS_LIMIT_S`."""
-        status = self._client.status(Deadline.after(STATUS_LIMIT_S))
+    def status(self, fresh: bool = False) -> Status:
+        """Return the status of now, or of at most a second ago. Raises `RequestError` within `STATUS_LIMIT_S`."""
+        status = self._client.status(Deadline.after(STATUS_LIMIT_S), fresh=fresh)
         self._last = {model.model: model for model in status.models}
         for model in status.models:
             self.computes(model.identity)

@@ -83,19 +83,24 @@ class SupervisorClient:
             raise RequestError(ErrorCode.PROTOCOL, "The supervisor gave another number of answers than it got inputs.")
         return _whole(reply)
 
-    def status(self, deadline: Deadline) -> Status:
-        """Return the supervisor's state, at most a second old. Raises `RequestError` when nobody answers in time."""
+    def status(self, deadline: Deadline, *, fresh: bool = False) -> Status:
+        """Return the supervisor's state, at most a second old. Raises `RequestError` when nobody answers in time.
+
+        `fresh`: as it is now, unless nobody answered within the last second.
+        """
         if not self._status_lock.acquire(timeout=deadline.remaining_s()):
             raise RequestError(ErrorCode.NOT_READY, SILENT, 1.0)
         try:
-            if self._status is None or time.monotonic() - self._status_at > self._status_age_s:
-                self._status = self._ask_status(deadline)
+            known = self._status
+            old = time.monotonic() - self._status_at > self._status_age_s
+            if known is None or old or (fresh and isinstance(known, Status)):
+                self._status = known = self._ask_status(deadline)
                 self._status_at = time.monotonic()
         finally:
             self._status_lock.release()
-        if isinstance(self._status, RequestError):
-            raise RequestError(self._status.code, self._status.message, self._status.retry_after_s)
-        return self._status
+        if isinstance(known, RequestError):
+            raise RequestError(known.code, known.message, known.retry_after_s)
+        return known
 
     def _ask_status(self, deadline: Deadline) -> Union[Status, RequestError]:
         """Return a fresh status, or why there is none: that too is good for a second, lest probes queue up."""

@@ -101,6 +101,9 @@ def _works() -> Response:
 def _readiness(face: Face, short: Any) -> Response:
     """Answer 200 (with `short`, if given) when every configured model can be asked, else 503 and why, per model."""
     reasons = _reasons(face)
+    if any(reasons.values()):
+        # Another worker may have called itself ready since we looked.
+        reasons = _reasons(face, fresh=True)
     models = {name: {"ready": not reason, "reason": reason} for name, reason in reasons.items()}
     missing = [f"{name}: {reason}" for name, reason in reasons.items() if reason]
     if missing or not models:
@@ -113,11 +116,11 @@ def _readiness(face: Face, short: Any) -> Response:
     return response
 
 
-def _reasons(face: Face) -> dict[str, str]:
-    """Return for each configured model why it cannot be asked; empty when it can."""
+def _reasons(face: Face, fresh: bool = False) -> dict[str, str]:
+    """Return for each configured model why it cannot be asked; empty when it can. `fresh`: now, not a second ago."""
     configured = face.settings.config.models
     try:
-        status = face.standing.status()
+        status = face.standing.status(fresh)
     except RequestError as error:
         return {model.name: error.message for model in configured}
     if status.draining:

@@ -349,13 +349,21 @@ def test_an_old_status_is_asked_for_anew(peer):
     assert peer.queries == 3
 
 
-def test_a_status_that_nobody_gives_is_an_error_that_is_remembered_too(short_dir):
+def test_a_status_of_now_is_asked_for_whatever_is_known(peer):
+    client = SupervisorClient(peer.endpoint, status_age_s=LONG_S)
+    for fresh in (False, True, False, True):
+        client.status(Deadline.after(LONG_S), fresh=fresh)
+    assert peer.queries == 3
+
+
+@pytest.mark.parametrize("fresh", [False, True])
+def test_a_status_that_nobody_gives_is_an_error_that_is_remembered_too(short_dir, fresh):
     client = SupervisorClient("ipc://{}/nobody".format(short_dir), status_age_s=LONG_S)
     with pytest.raises(RequestError):
         client.status(Deadline.after(0.2))
     began = running_s()
     with pytest.raises(RequestError) as caught:
-        client.status(Deadline.after(LONG_S))
+        client.status(Deadline.after(LONG_S), fresh=fresh)
     assert caught.value.code is ErrorCode.NOT_READY
     assert running_s() - began < 5
 

@@ -48,6 +48,8 @@ class StubClient:
         self.raising: Optional[BaseException] = None
         self.status_raising: Optional[RequestError] = None
         self.draining = False
+        #: What is told to whoever is content with a picture of a second ago.
+        self.earlier: Optional[messages.Status] = None
         self.changed: dict[str, dict[str, Any]] = {}
         #: A call waits until this is set, so that tests can hold one.
         self.gate = threading.Event()
@@ -75,7 +77,9 @@ class StubClient:
         )
         return messages.Decoder(messages.ToService)(messages.encode(reply))
 
-    def status(self, deadline):
+    def status(self, deadline, *, fresh=False):
+        if not fresh and self.earlier is not None:
+            return self.earlier
         if self.status_raising is not None:
             raise self.status_raising
         status = messages.Status(

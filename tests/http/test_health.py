@@ -58,6 +58,14 @@ def test_different_versions_of_a_model_file_are_not_ready(client, stub):
     assert "different versions" in unready(client, "/readyz")["echo"]
 
 
+@pytest.mark.parametrize("path", READINESS)
+def test_what_was_so_a_second_ago_does_not_refuse_readiness_that_another_worker_may_have_told(client, stub, path):
+    stub.changed["echo"] = {"ready": False, "reason": "loading"}
+    stub.earlier = stub.status(None, fresh=True)
+    stub.changed.clear()
+    assert client.get(path).status_code == 200
+
+
 def test_a_draining_supervisor_is_not_ready(client, stub):
     stub.draining = True
     assert set(unready(client, "/readyz").values()) == {"the supervisor is draining"}

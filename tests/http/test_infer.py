@@ -116,10 +116,10 @@ def test_a_demo_model_is_told_with_every_answer(client, stub):
 
 
 def test_a_checkpoint_name_cannot_break_the_header(folder):
-    settings = settings_for({"model": "echo", "checkpoint": 'a"\r\nX-Evil: 1é'}, folder=folder)
+    settings = settings_for({"model": "embeddings", "checkpoint": 'a"\r\nX-Evil: 1é'}, folder=folder)
     client = create_app(settings, StubClient(settings.config)).test_client()
-    response = client.post("/echo", json={"text": "a"})
-    assert response.headers["X-Model"].startswith('echo; checkpoint="a%22%0D%0AX-Evil:%201%C3%A9"')
+    response = client.post("/embeddings", json={"text": "a"})
+    assert response.headers["X-Model"].startswith('embeddings; checkpoint="a%22%0D%0AX-Evil:%201%C3%A9"')
 
 
 @pytest.mark.parametrize("given", ["a b", "", "x" * 129, "é", "<b>", "-leading"])
