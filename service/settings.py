@@ -59,7 +59,10 @@ class WebEnvironmentSchema(Schema):
     SERVER_REQUEST_LIMIT_S = fields.Float(
         load_default=30.0,
         validate=validate.Range(0, 86_400, min_inclusive=False),
-        metadata={"description": "Budget of a request that sets no `X-Request-Timeout`, seconds."},
+        metadata={
+            "description": "Budget of a request that sets no `X-Request-Timeout`, seconds. Told to stop, the web half "
+            "waits for what it holds 5 s longer than that: what asked for more may be cut."
+        },
     )
     SERVER_MAX_REQUEST_BYTES = fields.Integer(
         load_default=1024 * 1024,
