@@ -6,6 +6,9 @@
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 
+deploy/scripts/setting.sh SERVER_WAIT_TIMEOUT seconds 1800 >/dev/null
+deploy/scripts/setting.sh SERVER_REQUEST_LIMIT_S seconds 30 >/dev/null
+deploy/scripts/setting.sh SERVER_PORT port 8100 >/dev/null
 docker compose build --quiet
 docker compose run --rm --no-deps --no-TTY supervisor python3 -m ipu_supervisor check-config
 docker compose run --rm --no-deps --no-TTY service python3 -m gunicorn --check-config -c service/gunicorn_conf.py
