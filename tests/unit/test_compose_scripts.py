@@ -127,3 +127,46 @@ def test_a_wrong_setting_is_named_before_anything_is_built_or_started(shell, nam
 def test_a_wait_whose_limit_is_none_says_what_is_expected(shell, options):
     code, said = shell.run("deploy/scripts/wait_ready.sh", *([] if options else ["--limit", "30m"]), **options)
     assert (code, said) == (78, "SERVER_WAIT_TIMEOUT: expected is seconds, a number above 0, not '30m'\n")
+
+
+# ---- starting and stopping -------------------------------------------------------------------------------------------
+
+SERVICES = (0, "compose config --services", "supervisor\nservice\nnginx")
+TRIES = "compose run --rm --no-deps --no-TTY --service-ports --entrypoint true "
+
+
+def test_a_start_tries_the_ports_then_starts_waits_and_has_nginx_read_its_files(shell):
+    shell.answers(SERVICES, RUNS, (0, "compose ps --services", "nginx"))
+    assert shell.run("deploy/scripts/start.sh")[0] == 0
+    asked = shell.asked()
+    assert [line for line in asked if line.startswith(TRIES)] == [TRIES + "service", TRIES + "nginx"]
+    assert asked.index(TRIES + "nginx") < asked.index("compose up --detach") < asked.index(shell.asked(ASKS)[0])
+    assert asked[-1] == "compose exec --no-TTY nginx sh /etc/model-server/start.sh reload"
+
+
+@pytest.mark.parametrize("name", ["service", "nginx"])
+def test_a_port_that_another_program_has_is_told_before_anything_is_started(shell, name):
+    shell.answers(SERVICES, (125, TRIES + name, "address already in use"))
+    code, said = shell.run("deploy/scripts/start.sh")
+    assert code == 1
+    assert "address already in use" in said
+    assert said.splitlines()[-1].startswith(name + " cannot be started; see above, and SERVER_PUBLISH, SERVER_PORT")
+    assert shell.asked("compose up") == []
+
+
+def test_what_runs_already_has_its_port(shell):
+    shell.answers(SERVICES, RUNS, (0, "compose ps --quiet", "4711"))
+    assert shell.run("deploy/scripts/start.sh")[0] == 0
+    assert shell.asked(TRIES) == []
+
+
+def test_a_stop_ends_what_the_compose_files_of_this_shell_do_not_name(shell):
+    assert shell.run("deploy/scripts/stop.sh", "--timeout", "5")[0] == 0
+    assert shell.asked() == ["compose down --remove-orphans --timeout 5"]
+
+
+@pytest.mark.parametrize("script", ["scripts/start.sh", "scripts/wait_ready.sh", "scripts/stop.sh", "docker/roll.sh"])
+def test_every_script_works_in_the_root_wherever_it_is_called(shell, script):
+    shell.run("deploy/" + script)
+    asked = (shell.bin / "asked").read_text(encoding="utf-8").splitlines()
+    assert {line.partition("$ ")[0] for line in asked} == {str(shell.tree)}
