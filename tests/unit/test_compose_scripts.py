@@ -76,7 +76,7 @@ def shell(tmp_path):
 
 
 def test_a_wait_that_a_restart_cut_off_goes_on_with_what_is_left_of_its_limit(shell):
-    """What asks lives in the container of the web half, and ends with it. bash counts on from a SECONDS that it finds."""
+    """What asks lives in the container of the web half and ends with it. bash counts on from a SECONDS that it has."""
     down = (0, "compose ps --all --format", "restarting", True)
     shell.answers((137, ASKS, "", True), (*RUNS, True), down, RUNS)
     code, said = shell.run("deploy/scripts/wait_ready.sh", "--limit", "600", SECONDS="100")

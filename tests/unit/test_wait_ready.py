@@ -165,6 +165,18 @@ def test_a_failure_from_before_the_wait_does_not_end_it(waited):
     assert waited(old, old, old, old, ([model("qa", ("LOADING", 1.0))], not_ready()), ([], READY))[0] == 2.5
 
 
+def test_a_failure_counts_from_when_was_asked_however_long_the_answer_takes(clock, waited, monkeypatch):
+    answer = Played.get
+
+    def slow(self, path, limit_s=5.0):
+        clock.now += 3.0
+        return answer(self, path, limit_s)
+
+    monkeypatch.setattr(Played, "get", slow)
+    old = ([model("qa", ("FAILED", 60.0), last_error="exited with code 41")], not_ready())
+    assert waited(old, ([], READY))[0] == 12.5
+
+
 def test_a_failure_that_outlasts_a_short_limit_is_its_reason(waited):
     failed = model("qa", ("FAILED", 1.0), last_error="exited with code 41")
     reason, _ = waited(([failed], not_ready()), limit_s=1)
