@@ -20,7 +20,7 @@ from typing import Callable, Dict, Iterator, List, Mapping, Optional, Sequence, 
 import pytest
 
 #: What is there on Python 3.11 only: the web half, this project's tools, and what only they need.
-NOT_ON_38 = frozenset({"service", "tools", "flask", "werkzeug", "gunicorn", "schemathesis", "selenium"})
+NOT_ON_38 = frozenset({"service", "tools", "flask", "werkzeug", "gunicorn", "schemathesis", "selenium", "yaml"})
 #: What is there on Python 3.8 in an environment for IPUs only.
 PERHAPS_ON_38 = frozenset({"torch", "transformers", "numpy"})
 #: How often a condition is looked at, seconds (chosen: short against every limit, long against the cost of looking).

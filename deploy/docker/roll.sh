@@ -4,6 +4,7 @@
 #
 #     COMPOSE_FILE=compose.yaml:deploy/compose.tls.yaml deploy/docker/roll.sh
 set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 
 old=$(docker compose ps --all --quiet service)
 count=$(wc -w <<<"$old")

@@ -22,8 +22,14 @@ from typing import Any, NamedTuple
 LOOK_EVERY_S, TELL_EVERY_S = 0.5, 10.0
 #: Longest wait for one answer, seconds (chosen: the web half itself answers such questions within half a second).
 ANSWER_LIMIT_S = 5.0
+#: How long after its beginning a wait believes that a model failed, seconds (chosen). What the web half tells may be a
+#: second old, and half a second long on its way: a model that was told to try again a moment ago is FAILED there still.
+OLD_NEWS_S = 2.0
 #: The limit and the port when neither the environment nor `.env` names them; as in docs/settings.md.
 DEFAULTS = {"SERVER_WAIT_TIMEOUT": "1800", "SERVER_PORT": "8100"}
+#: Exit code: the models are not ready. Neither docker nor a crash ends so: by it `wait_ready.sh` knows that this came
+#: to its end and was not cut off.
+NOT_READY = 3
 
 
 class NotReady(RuntimeError):
@@ -95,19 +101,20 @@ def wait(
     limit_s: float,
     say: Callable[[str], None] = print,
     ended: Callable[[], str] = lambda: "",
+    waited_s: float = 0.0,
 ) -> float:
-    """Return after how many seconds the server was ready. Raises `NotReady` at once when a model failed.
+    """Return after how many seconds the server was ready. Raises `NotReady` within seconds when a model failed.
 
-    `ended` says why there is nothing to wait for any more, if that is so.
+    `ended` says why there is nothing to wait for any more, if that is so; `waited_s` is what has gone of the limit.
     """
-    began, teller = time.monotonic(), _Teller(say)
+    began, teller = time.monotonic() - waited_s, _Teller(say)
     while True:
-        left_s = limit_s - (time.monotonic() - began)
-        seen = look(server, min(ANSWER_LIMIT_S, max(left_s, LOOK_EVERY_S)))
+        looked_s = time.monotonic() - began
+        seen = look(server, min(ANSWER_LIMIT_S, max(limit_s - looked_s, LOOK_EVERY_S)))
         elapsed_s = time.monotonic() - began
         if seen.ready:
             return elapsed_s
-        failed = seen.failed or ended()
+        failed = (seen.failed if looked_s >= OLD_NEWS_S else "") or ended()
         teller.tell(seen, elapsed_s, last=bool(failed) or elapsed_s >= limit_s)
         if failed:
             raise NotReady(failed)
@@ -192,11 +199,20 @@ def _message(answer: Any) -> str:
 
 
 def number(name: str, environ: Mapping[str, str], lines: Iterable[str]) -> str:
-    """Return a plain number that is set in the environment or in the lines of `.env`, or its default."""
-    found = [
-        match[1] for line in lines for match in [re.match(name + r"=[\"']?(\d+(?:\.\d+)?)[\"']?\s*$", line)] if match
-    ]
-    return environ.get(name) or (found or [DEFAULTS[name]])[-1]
+    """Return what is set in the environment, else in the lines of `.env`, else the default.
+
+    In `.env` the last line that sets it counts, and one whose value has blanks, quotes or a `$` in it does not.
+    """
+    line = re.compile(r"\s*(?:export\s+)?" + name + r"\s*=\s*([\"']?)([^\"'$\s]*)\1(?:\s+#.*|\s*)$")
+    found = [match[2] for match in map(line.match, lines) if match]
+    return environ.get(name) or (found or [""])[-1] or DEFAULTS[name]
+
+
+def seconds(text: str) -> float:
+    """Return a limit. Raises `argparse.ArgumentTypeError`, with what is expected."""
+    if not re.fullmatch(r"\d+(\.\d+)?", text) or float(text) <= 0:
+        raise argparse.ArgumentTypeError("expected are seconds, a number above 0, not '{}'".format(text))
+    return float(text)
 
 
 def main() -> int:
@@ -206,14 +222,16 @@ def main() -> int:
     port, limit = (number(name, os.environ, lines) for name in ("SERVER_PORT", "SERVER_WAIT_TIMEOUT"))
     parser = argparse.ArgumentParser(prog="wait_ready.sh", description="Wait until every model is ready.")
     parser.add_argument("address", nargs="?", default="http://127.0.0.1:" + port, help="http://HOST:PORT or unix:/PATH")
-    parser.add_argument("--limit", type=float, default=float(limit), help="seconds (SERVER_WAIT_TIMEOUT: %(default)s)")
+    parser.add_argument("--limit", type=seconds, default=limit, help="seconds (SERVER_WAIT_TIMEOUT: %(default)s)")
+    parser.add_argument("--waited", type=float, default=0.0, help="seconds of the limit that have gone already")
     given = parser.parse_args()
-    print("waiting for {}, at most {:g} s".format(given.address, given.limit), flush=True)
+    print("waiting for {}, at most {:g} s".format(given.address, max(0.0, given.limit - given.waited)), flush=True)
+    server = Server(given.address)
     try:
-        elapsed_s = wait(Server(given.address), given.limit, lambda line: print(line, flush=True))
+        elapsed_s = wait(server, given.limit, lambda line: print(line, flush=True), waited_s=given.waited)
     except NotReady as reason:
         print("NOT READY: {}".format(reason), file=sys.stderr)
-        return 1
+        return NOT_READY
     print("ready after {:.1f} s".format(elapsed_s))
     return 0
 

@@ -35,6 +35,8 @@ services:
 #: What the builder knows and no image may hold.
 SECRET = "of-the-builder-only-4711"
 PIP_CONFIG = f"[global]\nno-index = true\n# {SECRET}\n"
+#: How much of an image is searched at a time, bytes.
+CHUNK_BYTES = 1 << 22
 #: Longest wait for everything to be ready, seconds (loading takes 5 s on an idle machine).
 READY_LIMIT_S = 120
 #: One small model and one that costs nothing.
@@ -82,6 +84,18 @@ class Stack:
         """Return what Docker knows of a service's container."""
         container = self.compose("ps", "--all", "--quiet", service).strip()
         return self.engine.docker("inspect", "--format", template, container).strip()
+
+    def held(self, image: str, *texts: str) -> set[str]:
+        """Return which of the texts are in a layer of an image, also in one that a later layer hides."""
+        command = [str(self.engine.folder / "bin/docker"), "save", image]
+        found, rest = set(), b""
+        with subprocess.Popen(command, env={**os.environ, **self.engine.environ}, stdout=subprocess.PIPE) as saved:
+            assert saved.stdout is not None
+            while chunk := saved.stdout.read(CHUNK_BYTES):
+                found |= {text for text in texts if text.encode() in rest + chunk}
+                rest = chunk[-max(map(len, texts)) :]
+        assert saved.returncode == 0
+        return found
 
     def logs(self, service: str) -> list[str]:
         """Return the lines that a service's container has written."""

@@ -274,7 +274,8 @@ def test_an_image_holds_what_the_allow_list_names_and_no_more(stack):
 
 @pytest.mark.parametrize("service", ["service", "supervisor"])
 def test_what_the_builder_knows_is_in_no_layer(stack, service, tmp_path):
-    image = f"{stack.project}-{service}"
+    image, ours = f"{stack.project}-{service}", "app/ipu_supervisor/config.py"
+    assert stack.held(image, SECRET, ours) == {ours}
     assert SECRET not in stack.engine.docker("history", "--no-trunc", image)
     assert SECRET not in stack.engine.docker("image", "inspect", image)
     with pytest.raises(CommandFailed, match="No such file"):

@@ -12,7 +12,7 @@ from service.wire import MAX_LIMIT_S
 from tests.conftest import wait_until
 from tests.deploy.base import base_image
 from tests.deploy.compose_stack import Stack
-from tests.deploy.vm import ROOT
+from tests.deploy.vm import ROOT, clone, git
 
 #: Settings that the containers fix otherwise, and those that only the supervisor reads.
 NOT_IN_CONTAINERS = {"SUPERVISOR_RUN_DIR", "SUPERVISOR_CURVE_KEYS"}
@@ -90,6 +90,18 @@ def test_containers_are_limited_stop_in_time_and_keep_what_they_must(told, files
 
 def test_the_root_has_the_compose_file_of_the_deployment():
     assert (ROOT / "compose.yaml").readlink() == pathlib.Path("deploy/compose.yaml")
+
+
+def test_a_builder_sees_what_the_images_are_made_of_and_nothing_else(engine, tmp_path):
+    """Settings, keys and environments that lie about in the tree can get into no image by mistake."""
+    tree, seen = clone(tmp_path / "tree"), tmp_path / "seen"
+    ours = git(tree, "ls-files", "requirements/*.txt", "service", "ipu_supervisor", "deploy/docker").splitlines()
+    for name in ("tls/privkey.pem", ".venv/pyvenv.cfg", "requirements/pip.conf", "service/__pycache__/wsgi.pyc"):
+        (tree / name).parent.mkdir(parents=True, exist_ok=True)
+        (tree / name).write_text("of the builder only", encoding="ascii")
+    (tmp_path / "Dockerfile").write_text("FROM scratch\nCOPY . /\n", encoding="ascii")
+    engine.docker("build", "--file", str(tmp_path / "Dockerfile"), "--output", f"type=local,dest={seen}", str(tree))
+    assert sorted(str(path.relative_to(seen)) for path in seen.rglob("*") if path.is_file()) == sorted(ours)
 
 
 def test_no_certificate_is_in_the_repository():

@@ -2,7 +2,9 @@
 
 import json
 import os
+import socket
 import subprocess
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -46,9 +48,9 @@ def test_start_wait_and_stop(stack):
     assert stack.ready()
     code, said = script(stack, "check_wait_server.sh")
     assert code == 0, said
-    code, said = script(stack, "run_server_docker_stop.sh")
+    code, said = script(stack, "run_server_docker_stop.sh", COMPOSE_FILE="compose.yaml")
     assert code == 0, said
-    assert "container" not in stack.left()
+    assert set(stack.left()) == {"volume", "image"}
 
 
 def test_a_model_that_fails_ends_the_start_with_its_reason(stack):
@@ -97,6 +99,29 @@ def test_wrong_settings_are_named_before_anything_is_started(stack):
     assert code == 78
     assert "CHECKPOINTS: " in said
     assert "container" not in stack.left()
+
+
+def test_a_port_that_another_program_has_is_told_before_anything_is_started(stack):
+    with socket.create_server(("127.0.0.1", stack.port)):
+        code, said = script(stack, "run_server_docker_start.sh", SERVER_MODELS=ECHO)
+    assert code == 1
+    assert "address already in use" in said
+    assert "nginx cannot be started; see above, and SERVER_PUBLISH, SERVER_PORT, TLS_PUBLISH, TLS_PORT" in said
+    assert "container" not in stack.left()
+
+
+def test_a_wait_goes_on_when_the_web_half_that_it_asks_is_killed(stack, monkeypatch):
+    """What asks runs in the container, and ends with it."""
+    monkeypatch.setitem(stack.environ, "SERVER_MODELS", '[{"model": "echo", "options": {"load_delay_s": 20}}]')
+    stack.compose("up", "--detach", "--build")
+    with ThreadPoolExecutor(1) as pool:
+        waits = pool.submit(script, stack, "check_wait_server.sh")
+        patiently(lambda: "--waited" in stack.compose("top", "service"), "it asks")
+        stack.kill("service")
+    code, said = waits.result()
+    assert code == 0, said
+    assert "(exit code 137); trying again" in said
+    assert "ready after" in said
 
 
 def test_the_web_half_is_up_and_tells_progress_while_models_load_and_the_wait_ends_after_its_limit(stack, monkeypatch):

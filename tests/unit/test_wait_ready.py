@@ -19,6 +19,8 @@ from deploy.scripts.wait_ready import NotReady, Server, number, wait
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 SCRIPT = ROOT / "deploy/scripts/wait_ready.sh"
 READY = (200, {"status": "ready"})
+#: The setting of the limit.
+NAME = "SERVER_WAIT_TIMEOUT"
 
 
 def model(name, *replicas, ready=False, last_error="", load_s=0.0):
@@ -149,11 +151,43 @@ def test_what_does_not_change_is_told_every_ten_seconds_and_at_the_end(clock, wa
     assert reason == "not ready within 25.25 s: qa: LOADING 3 s"
 
 
-def test_a_model_that_failed_ends_the_wait_at_once_with_its_reason_and_advice(waited):
-    failed = model("qa", ("FAILED", 1.0), last_error="exited with code 41")
+def test_a_model_that_failed_ends_the_wait_within_seconds_with_its_reason_and_advice(clock, waited):
+    began, failed = clock.now, model("qa", ("FAILED", 1.0), last_error="exited with code 41")
     reason, said = waited(([{**failed, "advice": "look at it"}, model("echo", ready=True)], not_ready()))
     assert reason == "qa FAILED: exited with code 41. look at it"
-    assert len(said) == 1
+    assert said == ["    0 s  qa: FAILED 1 s; echo: ready", "    2 s  qa: FAILED 1 s; echo: ready"]
+    assert clock.now - began == 2
+
+
+def test_a_failure_from_before_the_wait_does_not_end_it(waited):
+    """What the web half tells may be older than the reload of an operator who then waits."""
+    old = ([model("qa", ("FAILED", 60.0), last_error="exited with code 41")], not_ready())
+    assert waited(old, old, old, old, ([model("qa", ("LOADING", 1.0))], not_ready()), ([], READY))[0] == 2.5
+
+
+def test_a_failure_counts_from_when_was_asked_however_long_the_answer_takes(clock, waited, monkeypatch):
+    answer = Played.get
+
+    def slow(self, path, limit_s=5.0):
+        clock.now += 3.0
+        return answer(self, path, limit_s)
+
+    monkeypatch.setattr(Played, "get", slow)
+    old = ([model("qa", ("FAILED", 60.0), last_error="exited with code 41")], not_ready())
+    assert waited(old, ([], READY))[0] == 12.5
+
+
+def test_a_failure_that_outlasts_a_short_limit_is_its_reason(waited):
+    failed = model("qa", ("FAILED", 1.0), last_error="exited with code 41")
+    reason, _ = waited(([failed], not_ready()), limit_s=1)
+    assert reason == "not ready within 1 s: qa FAILED: exited with code 41"
+
+
+def test_a_wait_that_goes_on_counts_what_has_gone_of_its_limit(clock, waited):
+    began = clock.now
+    reason, said = waited(([model("qa", ("LOADING", 3.0))], not_ready()), limit_s=20, waited_s=18.0)
+    assert (reason, clock.now - began) == ("not ready within 20 s: qa: LOADING 3 s", 2)
+    assert said == ["   18 s  qa: LOADING 3 s", "   20 s  qa: LOADING 3 s"]
 
 
 def test_why_a_model_is_not_ready_is_told_when_it_is_new_and_in_the_reason(waited):
@@ -239,24 +273,28 @@ def test_nobody_listens_there():
     ("environ", "lines", "expected"),
     [
         ({}, [], "1800"),
-        ({}, ["SERVER_WAIT_TIMEOUT=60", "OTHER=1"], "60"),
-        ({}, ["SERVER_WAIT_TIMEOUT='61'"], "61"),
-        ({}, ['SERVER_WAIT_TIMEOUT="62.5" '], "62.5"),
-        ({}, ["SERVER_WAIT_TIMEOUT=60", "SERVER_WAIT_TIMEOUT=63"], "63"),
-        ({}, ["SERVER_WAIT_TIMEOUT=30m", "NOT_SERVER_WAIT_TIMEOUT=1"], "1800"),
-        ({}, ["# SERVER_WAIT_TIMEOUT=60", "SERVER_WAIT_TIMEOUT="], "1800"),
-        ({"SERVER_WAIT_TIMEOUT": "5"}, ["SERVER_WAIT_TIMEOUT=60"], "5"),
+        ({}, [NAME + "=60", "OTHER=1"], "60"),
+        ({}, [NAME + "='61'"], "61"),
+        ({}, [NAME + '="62.5" '], "62.5"),
+        ({}, [NAME + "=60", NAME + "=63"], "63"),
+        *(
+            ({}, [line], "64")
+            for line in (NAME + "=64 # five", "export " + NAME + "=64", NAME + " = 64", " " + NAME + "=64")
+        ),
+        ({}, [NAME + "=60", NAME + "=  # not set"], "1800"),
+        ({}, [NAME + "=61", NAME + "=${OTHER}", "NOT_" + NAME + "=1"], "61"),
+        ({}, ["# " + NAME + "=60", NAME + "="], "1800"),
+        ({NAME: "5"}, [NAME + "=60"], "5"),
     ],
 )
 def test_the_environment_wins_over_the_file_and_the_file_over_the_default(environ, lines, expected, tmp_path):
-    """In Python, and in the shell, which asks inside a container."""
-    assert number("SERVER_WAIT_TIMEOUT", environ, lines) == expected
-    for name, text in {".env": "\n".join([*lines, ""]), "docker": '#!/bin/sh\necho "$@"\n'}.items():
-        (tmp_path / name).write_text(text, encoding="utf-8")
-    (tmp_path / "docker").chmod(0o755)
+    """In Python, and in the shell, where it asks inside a container; also in every form that python-dotenv takes."""
+    assert number(NAME, environ, lines) == expected
+    if lines:
+        (tmp_path / ".env").write_text("\n".join([*lines, ""]), encoding="utf-8")
     shutil.copytree(str(SCRIPT.parent), str(tmp_path / "deploy/scripts"))
-    done = run(tmp_path / "deploy/scripts/wait_ready.sh", PATH="{}:/usr/bin:/bin".format(tmp_path), **environ)
-    assert done.stdout == "compose exec --no-TTY service python3 - --limit {}\n".format(expected)
+    done = run(tmp_path / "deploy/scripts/setting.sh", NAME, "seconds", "1800", **environ)
+    assert (done.returncode, done.stdout) == (0, expected + "\n")
 
 
 def run(script, *arguments, cwd=ROOT, **env):
@@ -269,6 +307,14 @@ def run(script, *arguments, cwd=ROOT, **env):
         text=True,
         check=False,
     )
+
+
+@pytest.mark.parametrize("limit", ["30m", "0", "-1", "nan", ""])
+def test_a_limit_that_is_none_is_told_with_what_is_expected(limit):
+    done = run(SCRIPT, "http://127.0.0.1:9", "--limit=" + limit)
+    assert done.returncode == 2
+    assert "--limit: expected are seconds, a number above 0, not '{}'\n".format(limit) in done.stdout
+    assert "expected are seconds" in run(SCRIPT, "http://127.0.0.1:9", SERVER_WAIT_TIMEOUT="30m").stdout
 
 
 @pytest.mark.parametrize("script", [SCRIPT, ROOT / ".github/scripts/check_wait_server.sh"])
