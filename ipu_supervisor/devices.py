@@ -118,7 +118,7 @@ def threads_per_replica(replicas: int) -> int:
 def cost(model: ModelConfig) -> Cost:
     """Return the cost model of a model's device; on a plain CPU a padded batch is slower than its members singly."""
     if model.device == "ipu":
-        batch = layout.compiled_batch(model.ipu) if model.task else 1
+        batch = layout.compiled_batch(model.ipu)
         return SINGLY if batch == 1 else filling(batch)
     cuda = model.device == "cuda" or (model.device == "auto" and bool(cuda_count()) and bool(model.task))
     largest = model.max_batch_size or (CUDA_BATCH if cuda else 1)

@@ -23,7 +23,7 @@ fi
 
 [[ ${1:-} != --limit ]] || export SERVER_WAIT_TIMEOUT=${2:-}
 limit=$(deploy/scripts/setting.sh SERVER_WAIT_TIMEOUT seconds 1800)
-trap 'kill "$!" 2>/dev/null; exit 130' INT TERM HUP
+trap 'kill "${!:-}" 2>/dev/null; exit 130' INT TERM HUP
 
 # Ends this script unless what asks was cut off: it runs in the container of the web half, and ends with it.
 ask() {

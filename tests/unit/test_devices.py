@@ -101,7 +101,7 @@ def test_an_older_model_file_takes_one_request_at_a_time_on_an_ipu(tmp_path):
     (tmp_path / "mine.py").write_text(
         "class Pipeline:\n    def __call__(self, inputs):\n        return inputs\n", encoding="utf-8"
     )
-    entry = {"model": "mine", "device": "ipu", "ipu": {"batch_size": 4}}
+    entry = {"model": "mine", "device": "ipu", "ipu": {"ipus": 4}}
     assert devices.cost(settings(entry, MODELS_PATH=str(tmp_path)).models[0]) == SINGLY
 
 
