@@ -62,8 +62,12 @@ def apply(layout: Layout, given: argparse.Namespace) -> None:
 
 def rollback(layout: Layout, given: argparse.Namespace) -> None:
     """Serve the release that served before this one; a second rollback comes back to it."""
-    cut_off = releases.last_served(layout) != releases.pointed(layout.current)
-    _activation(layout).deploy(_release(layout.pending if cut_off else layout.previous))
+    last = releases.last_served(layout)
+    cut_off = last != releases.pointed(layout.current)
+    release = last if cut_off else releases.pointed(layout.previous)
+    if release is None:
+        raise releases.Refused("no other release has served on this host")
+    _activation(layout).deploy(release)
 
 
 def start(layout: Layout, given: argparse.Namespace) -> None:

@@ -32,6 +32,8 @@ INCOMING = "incoming-"
 KEPT = 3
 #: In a release: the commit's files, and the hash of them as they were unpacked, without which a folder is no release.
 APP, STAMP = "app", "content"
+#: A mark in a release, from its unpacking until a deployment of it has succeeded: nobody goes back to it before.
+UNPROVEN = "unproven"
 #: Links in a release to its environments begin so.
 VENV = "venv-"
 #: Unpacks an archive into an empty folder, which belongs to nobody else afterwards.
@@ -78,7 +80,8 @@ def _settle(made: pathlib.Path, release: pathlib.Path) -> None:
     """Put an unpacked release in its place; one that is there already stays. Raises `Refused` when it is another."""
     found, stamp = content(made / APP), release / STAMP
     if not stamp.exists():
-        # First the stamp: a release in its place is whole, even when the disk becomes full here.
+        # First the stamp and the mark: a release in its place is whole, even when the disk becomes full here.
+        (made / UNPROVEN).touch()
         (made / STAMP).write_text(found, encoding="ascii")
         shutil.rmtree(release, ignore_errors=True)
         made.rename(release)
@@ -115,8 +118,9 @@ def pointed(link: pathlib.Path) -> pathlib.Path | None:
 
 
 def last_served(layout: Layout) -> pathlib.Path | None:
-    """Return the release that served last: after a deployment that was cut off, not the current one."""
-    return pointed(layout.pending) or pointed(layout.current)
+    """Return the release that served last: not one whose deployment was cut off, nor one that never got ready."""
+    release = pointed(layout.pending) or pointed(layout.current)
+    return None if release is None or (release / UNPROVEN).exists() else release
 
 
 def point(link: pathlib.Path, target: pathlib.Path) -> None:

@@ -61,7 +61,7 @@ def test_a_release_is_unpacked_beside_what_is_noted_of_it(layout):
     release = receive(layout, COMMIT, archive(app="1"))
     assert release == layout.releases / COMMIT
     assert (release / "app/service/app").read_text(encoding="utf-8") == "1"
-    assert sorted(path.name for path in release.iterdir()) == ["app", "content"]
+    assert sorted(path.name for path in release.iterdir()) == ["app", "content", "unproven"]
 
 
 def test_another_checksum_than_the_announced_one_unpacks_nothing(layout):
@@ -213,8 +213,6 @@ def test_an_environment_goes_with_its_last_release(layout):
 def test_host_settings_are_lines_and_absent_ones_have_defaults(tmp_path):
     path = tmp_path / "host.conf"
     assert HostSettings.read(path) == HostSettings("python3.11", "")
-    path.write_text(
-        "# PYTHON=python2\nPYTHON = /opt/python/bin/python3.11\n\nSUPERVISOR_VENV=/opt/sdk\n", encoding="utf-8"
-    )
+    path.write_bytes(b"# caf\xe9\n# PYTHON=python2\nPYTHON = /opt/python/bin/python3.11\n\nSUPERVISOR_VENV=/opt/sdk\n")
     assert HostSettings.read(path) == HostSettings("/opt/python/bin/python3.11", "/opt/sdk")
     assert HostSettings.read(pathlib.Path("/nonexistent")) == HostSettings()
