@@ -26,7 +26,7 @@ class Layout:
     """The folder of releases: `releases/COMMIT`, `venvs/NAME-HASH`, `current`, `previous` and `pending`.
 
     A release holds `app/`, the commit's files, which belong to the user who unpacked them, and beside it what root
-    wrote: links to its environments, and the hash of its content.
+    wrote: links to its environments, the hash of its content, and a mark until a deployment of it has succeeded.
     """
 
     root: pathlib.Path = pathlib.Path("/opt/model-server")
