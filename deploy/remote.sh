@@ -11,6 +11,7 @@
 #   SSH_KEY or SSH_KEY_FILE                   the private key, or where it is
 #   SSH_KNOWN_HOSTS or SSH_KNOWN_HOSTS_FILE   the host's public key as ssh-keyscan prints it; without it nothing is sent
 set -euo pipefail
+called_from=$PWD
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 fail() {
@@ -43,9 +44,9 @@ open_connection() {
     )
 }
 
-# write_private NAME TEXT FILE: the text, or else the file's content, with one newline at the end.
+# write_private NAME TEXT FILE: the text, or else the content of the caller's file, with one newline at the end.
 write_private() {
-    (umask 077 && if [ -n "$2" ]; then printf '%s\n' "$2"; else cat -- "$3"; fi | tr -d '\r' >"$private/$1")
+    (umask 077 && if [ -n "$2" ]; then printf '%s\n' "$2"; else cd "$called_from" && cat -- "$3"; fi | tr -d '\r' >"$private/$1")
 }
 
 show_host_key_and_stop_unless_pinned() {
@@ -71,7 +72,8 @@ on_host() {
 pack() {
     commit=$(git rev-parse --verify HEAD)
     [ -z "$(git status --porcelain)" ] || echo "note: uncommitted changes are not part of the release"
-    git -c tar.umask=0022 archive --format=tar HEAD .env LICENSE deploy ipu_supervisor requirements service \
+    git -c tar.umask=0022 -c core.autocrlf=false -c core.eol=lf archive --format=tar HEAD \
+        .env LICENSE deploy ipu_supervisor requirements service \
         | gzip -9 -n >"$private/release.tar.gz"
     checksum=$(sha256sum "$private/release.tar.gz" | cut -d ' ' -f 1)
     echo "release $commit, $(wc -c <"$private/release.tar.gz") bytes, sha256 $checksum"

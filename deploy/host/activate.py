@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Callable
 
 from deploy.host import releases, units, venvs
-from deploy.host.layout import ENVIRONMENT, HostSettings, Layout
+from deploy.host.layout import ENVIRONMENT, TEXT, HostSettings, Layout
 from deploy.scripts.wait_ready import NotReady, Server, wait
 
 #: Longest wait for an instance of the web half that replaces another: what it needs is ready already, seconds (chosen).
@@ -71,6 +71,7 @@ class Activation:
             self._say("FAILED: {}".format(reason))
             self._back(before if before != release else None)
             raise
+        (release / releases.UNPROVEN).unlink(missing_ok=True)
         if before not in (None, release):
             releases.point(self._layout.previous, before)
         self._layout.pending.unlink(missing_ok=True)
@@ -186,7 +187,7 @@ class Activation:
             self._say("no other release is served in its place")
             return
         if before is None:
-            self._say("there is no other release to go back to")
+            self._say("nothing is rolled back: no other release served before this deployment")
             return
         self._say("ROLLING BACK to {}".format(before.name))
         try:
@@ -198,7 +199,7 @@ class Activation:
         """Return a hash of everything that the supervisor runs on: code, environment, settings, unit."""
         app, facts = prepared.release / releases.APP, prepared.facts
         files = [app / ".env", ENVIRONMENT]
-        lines = [line for file in files if file.exists() for line in file.read_text(encoding="utf-8").splitlines()]
+        lines = [line for file in files if file.exists() for line in file.read_text(*TEXT).splitlines()]
         settings = [line for line in lines if line.strip() and not line.startswith("#")]
         parts = [
             releases.content(app / "ipu_supervisor"),
@@ -207,7 +208,7 @@ class Activation:
             *facts.model_files,
             *(line for line in settings if line.partition("=")[0].strip() not in facts.web_only),
         ]
-        return hashlib.sha256("\0".join(parts).encode()).hexdigest()
+        return hashlib.sha256("\0".join(parts).encode(*TEXT)).hexdigest()
 
     def _prune(self) -> None:
         """Remove releases that are old; those that something still runs from stay."""

@@ -12,6 +12,7 @@ ctl ...                          the operator's commands: status, top, drain, re
 from __future__ import annotations
 
 import argparse
+import contextlib
 import fcntl
 import os
 import pathlib
@@ -47,7 +48,7 @@ def say(text: str) -> None:
 
 def deploy(layout: Layout, given: argparse.Namespace) -> None:
     """Take a release from stdin and serve it."""
-    release = releases.receive(layout, given.commit, given.checksum, sys.stdin.buffer, units.unpack)
+    release = releases.place(layout, given.commit, given.archive, units.unpack)
     old = units.outdated(release)
     if old:
         say("NOTE: an administrator should run `deploy/remote.sh setup`: not as in this release: " + ", ".join(old))
@@ -61,8 +62,12 @@ def apply(layout: Layout, given: argparse.Namespace) -> None:
 
 def rollback(layout: Layout, given: argparse.Namespace) -> None:
     """Serve the release that served before this one; a second rollback comes back to it."""
-    cut_off = releases.last_served(layout) != releases.pointed(layout.current)
-    _activation(layout).deploy(_release(layout.pending if cut_off else layout.previous))
+    last = releases.last_served(layout)
+    cut_off = last != releases.pointed(layout.current)
+    release = last if cut_off else releases.pointed(layout.previous)
+    if release is None:
+        raise releases.Refused("no other release has served on this host")
+    _activation(layout).deploy(release)
 
 
 def start(layout: Layout, given: argparse.Namespace) -> None:
@@ -125,15 +130,35 @@ def main(arguments: Sequence[str] | None = None, layout: Layout | None = None) -
     """Run one command; return its exit code."""
     given, layout = _parser().parse_args(arguments), layout or Layout()
     os.umask(0o022)
-    act, changes = COMMANDS[given.command]
-    if changes:
+    if COMMANDS[given.command][1]:
         # Neither a caller whose connection breaks nor one who presses Ctrl-C leaves a deployment half done.
         for number in (signal.SIGHUP, signal.SIGINT, signal.SIGTERM):
             signal.signal(number, signal.SIG_IGN)
+    try:
+        lock = _lock(layout)
+    except PermissionError as error:
+        say("{} FAILED: it needs root: {}".format(given.command, error))
+        return EXIT_FAILED
+    with lock:
+        return _run(given, layout, lock)
+
+
+def _lock(layout: Layout) -> IO[str]:
+    """Return the lock, which nobody holds by that, in folders that are there. Raises `PermissionError`."""
     for folder in (layout.root, layout.releases, layout.venvs):
         folder.mkdir(exist_ok=True)
-    with layout.lock.open("w", encoding="ascii") as lock:
+    return layout.lock.open("w", encoding="ascii")
+
+
+def _run(given: argparse.Namespace, layout: Layout, lock: IO[str]) -> int:
+    """Run one command, alone if it changes what is served; return its exit code."""
+    act, changes = COMMANDS[given.command]
+    with contextlib.ExitStack() as stack:
         try:
+            if act is deploy:
+                # Before the lock: what is sent may never come to its end, and keeps nobody waiting.
+                sent = releases.received(layout, given.commit, given.checksum, sys.stdin.buffer)
+                given.archive = stack.enter_context(sent)
             if changes:
                 _hold(lock, layout, STOP_LIMIT_S if given.command == "stop" else 0.0)
             act(layout, given)

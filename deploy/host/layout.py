@@ -10,6 +10,8 @@ from dataclasses import dataclass
 HOST_SETTINGS = pathlib.Path("/etc/model-server/host.conf")
 #: The settings of both halves: systemd reads it, nothing else does.
 ENVIRONMENT = pathlib.Path("/etc/model-server/env")
+#: How an administrator's files are read, and written again: a comment may hold bytes of another encoding.
+TEXT = ("utf-8", "surrogateescape")
 #: Where install.sh puts the units, and this program.
 UNITS, LIBRARY = pathlib.Path("/etc/systemd/system"), pathlib.Path("/usr/local/lib/model-server")
 COMMAND = pathlib.Path("/usr/local/sbin/model-server")
@@ -24,7 +26,7 @@ class Layout:
     """The folder of releases: `releases/COMMIT`, `venvs/NAME-HASH`, `current`, `previous` and `pending`.
 
     A release holds `app/`, the commit's files, which belong to the user who unpacked them, and beside it what root
-    wrote: links to its environments, and the hash of its content.
+    wrote: links to its environments, the hash of its content, and a mark until a deployment of it has succeeded.
     """
 
     root: pathlib.Path = pathlib.Path("/opt/model-server")
@@ -86,7 +88,7 @@ class HostSettings:
         """Return what stands in the file, or the defaults where there is none."""
         values: dict[str, str] = {}
         if path.exists():
-            for line in path.read_text(encoding="utf-8").splitlines():
+            for line in path.read_text(*TEXT).splitlines():
                 name, equals, value = line.partition("=")
                 if equals and not name.startswith("#"):
                     values[name.strip()] = value.strip()

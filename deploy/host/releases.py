@@ -5,13 +5,15 @@ What comes with a release is never trusted: root neither runs it nor writes wher
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import pathlib
 import re
+import select
 import shutil
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import IO, Callable
 
 from deploy.host.layout import Layout
@@ -22,12 +24,16 @@ NAME = re.compile(r"[0-9a-f]{40}\Z")
 CHECKSUM = re.compile(r"[0-9a-f]{64}\Z")
 #: Largest archive that is taken, bytes (chosen: a release is a few MB).
 MAX_ARCHIVE_BYTES = 256 * 1024 * 1024
+#: Longest time in which nothing of an archive comes, seconds (chosen: a whole one takes a few).
+SILENCE_LIMIT_S = 60.0
 #: Folders of releases that are on their way begin so; one that is there was left by a deployment that was killed.
 INCOMING = "incoming-"
 #: How many releases stay, the current one included.
 KEPT = 3
 #: In a release: the commit's files, and the hash of them as they were unpacked, without which a folder is no release.
 APP, STAMP = "app", "content"
+#: A mark in a release, from its unpacking until a deployment of it has succeeded: nobody goes back to it before.
+UNPROVEN = "unproven"
 #: Links in a release to its environments begin so.
 VENV = "venv-"
 #: Unpacks an archive into an empty folder, which belongs to nobody else afterwards.
@@ -38,21 +44,34 @@ class Refused(RuntimeError):
     """What was sent is not what was announced, or does not exist."""
 
 
-def receive(layout: Layout, name: str, checksum: str, stream: IO[bytes], unpack: Unpack) -> pathlib.Path:
-    """Verify and unpack the archive in `stream`; return the release's folder. Raises `Refused`."""
+@contextlib.contextmanager
+def received(layout: Layout, name: str, checksum: str, stream: IO[bytes]) -> Iterator[IO[bytes]]:
+    """Verify the archive in `stream`; yield it, in a file without a name, which goes with this process.
+
+    Touches no release, so nobody needs to be kept waiting for it. Raises `Refused`.
+    """
     if not NAME.match(name) or not CHECKSUM.match(checksum):
         raise Refused("a release is named by its commit (40 hexadecimal digits) and has a SHA-256 checksum")
+    with tempfile.TemporaryFile(dir=layout.root) as archive:
+        found = _store(stream, archive)
+        if found != checksum:
+            raise Refused("the archive's checksum is {}, not {}; nothing was unpacked".format(found, checksum))
+        archive.seek(0)
+        yield archive
+
+
+def place(layout: Layout, name: str, archive: IO[bytes], unpack: Unpack) -> pathlib.Path:
+    """Unpack an archive that was verified; return the release's folder. Raises `Refused`."""
     for left in layout.root.glob(INCOMING + "*"):
         shutil.rmtree(left)
     with tempfile.TemporaryDirectory(prefix=INCOMING, dir=layout.root) as scratch:
         folder = pathlib.Path(scratch)
         folder.chmod(0o755)
-        archive, made = folder / "release.tar.gz", folder / name
-        found = _store(stream, archive)
-        if found != checksum:
-            raise Refused("the archive's checksum is {}, not {}; nothing was unpacked".format(found, checksum))
+        packed, made = folder / "release.tar.gz", folder / name
+        with packed.open("wb") as copy:
+            shutil.copyfileobj(archive, copy)
         made.mkdir()
-        unpack(archive, made / APP)
+        unpack(packed, made / APP)
         _settle(made, layout.releases / name)
     return layout.releases / name
 
@@ -61,7 +80,8 @@ def _settle(made: pathlib.Path, release: pathlib.Path) -> None:
     """Put an unpacked release in its place; one that is there already stays. Raises `Refused` when it is another."""
     found, stamp = content(made / APP), release / STAMP
     if not stamp.exists():
-        # First the stamp: a release in its place is whole, even when the disk becomes full here.
+        # First the stamp and the mark: a release in its place is whole, even when the disk becomes full here.
+        (made / UNPROVEN).touch()
         (made / STAMP).write_text(found, encoding="ascii")
         shutil.rmtree(release, ignore_errors=True)
         made.rename(release)
@@ -69,17 +89,26 @@ def _settle(made: pathlib.Path, release: pathlib.Path) -> None:
         raise Refused("the release {} is here already, with another content".format(release.name))
 
 
-def _store(stream: IO[bytes], path: pathlib.Path) -> str:
-    """Write a stream to a file and return its SHA-256. Raises `Refused` when it is too long."""
+def _store(stream: IO[bytes], archive: IO[bytes]) -> str:
+    """Write a stream to a file and return its SHA-256. Raises `Refused` when it is too long, or stands still."""
     digest, total = hashlib.sha256(), 0
-    with path.open("wb") as archive:
-        for chunk in iter(lambda: stream.read(1 << 20), b""):
-            total += len(chunk)
-            if total > MAX_ARCHIVE_BYTES:
-                raise Refused("the archive has more than {} bytes".format(MAX_ARCHIVE_BYTES))
-            digest.update(chunk)
-            archive.write(chunk)
+    for chunk in _chunks(stream):
+        total += len(chunk)
+        if total > MAX_ARCHIVE_BYTES:
+            raise Refused("the archive has more than {} bytes".format(MAX_ARCHIVE_BYTES))
+        digest.update(chunk)
+        archive.write(chunk)
     return digest.hexdigest()
+
+
+def _chunks(stream: IO[bytes]) -> Iterator[bytes]:
+    """Yield what comes in a stream, to its end. Raises `Refused` when nothing comes for too long."""
+    while select.select([stream], [], [], SILENCE_LIMIT_S)[0]:
+        chunk = os.read(stream.fileno(), 1 << 20)
+        if not chunk:
+            return
+        yield chunk
+    raise Refused("nothing of the archive came for {:g} s; nothing was unpacked".format(SILENCE_LIMIT_S))
 
 
 def pointed(link: pathlib.Path) -> pathlib.Path | None:
@@ -89,8 +118,9 @@ def pointed(link: pathlib.Path) -> pathlib.Path | None:
 
 
 def last_served(layout: Layout) -> pathlib.Path | None:
-    """Return the release that served last: after a deployment that was cut off, not the current one."""
-    return pointed(layout.pending) or pointed(layout.current)
+    """Return the release that served last: not one whose deployment was cut off, nor one that never got ready."""
+    release = pointed(layout.pending) or pointed(layout.current)
+    return None if release is None or (release / UNPROVEN).exists() else release
 
 
 def point(link: pathlib.Path, target: pathlib.Path) -> None:

@@ -99,10 +99,142 @@ def test_purge_leaves_nothing_where_nothing_else_lies(host):
     code, said = host(
         "before=$(find /etc /opt /usr/local /var/cache); ./install.sh --deploy-user root --device ipu >/dev/null\n"
         "for link in current previous pending current.new; do ln -s releases/x /opt/model-server/$link; done\n"
+        "mkdir /opt/model-server/{releases,venvs,incoming-1}; touch /opt/model-server/{stopping,supervisor.started}\n"
         'touch /etc/model-server/host.conf; ./uninstall.sh --purge; diff <(echo "$before") '
         "<(find /etc /opt /usr/local /var/cache)"
     )
     assert code == 0, said
+
+
+@pytest.mark.parametrize(
+    "mine",
+    [
+        *("/usr/local/sbin/model-server", "/etc/systemd/system/model-server.target", "/etc/sudoers.d/model-server"),
+        *("/usr/local/lib/model-server/uninstall.sh", "/opt/model-server/releases", "/opt/model-server/current"),
+    ],
+)
+def test_a_file_that_no_installation_made_is_not_overwritten(host, mine):
+    code, said = host(
+        f"mkdir -p {os.path.dirname(mine)}; echo mine >{mine}; everything='find /etc /usr/local /opt /var/cache'\n"
+        "touch /opt/lock; mkdir -p /opt/model-server; touch /opt/model-server/lock; $everything >$SCRATCH/before\n"
+        "./install.sh --deploy-user daemon && exit 9; $everything | diff $SCRATCH/before -\n"
+        f"cat {mine}; rm {mine}; ./install.sh --deploy-user daemon"
+    )
+    assert (code, said.splitlines()[:2]) == (
+        0,
+        [
+            f"install.sh: {mine} is there already, and not from an installation: move it away; nothing was installed",
+            "mine",
+        ],
+    )
+
+
+def test_a_link_of_an_administrator_is_not_overwritten_and_a_file_like_ours_is_taken(host):
+    code, said = host(
+        "cp model-server.target /etc/systemd/system; ln -s /nonexistent /usr/local/sbin/model-server\n"
+        "./install.sh && exit 9; rm /usr/local/sbin/model-server; ./install.sh"
+    )
+    assert (code, said.splitlines()[0].split()[1]) == (0, "/usr/local/sbin/model-server")
+
+
+def test_a_drop_in_of_an_administrator_chooses_no_device(host):
+    code, said = host(
+        "drop_in=/etc/systemd/system/model-server-supervisor.service.d/device.conf\n"
+        "mkdir ${drop_in%/*}; echo mine >$drop_in; ./install.sh >/dev/null; ./uninstall.sh >/dev/null; cat $drop_in"
+    )
+    assert (code, said) == (0, "mine\n")
+
+
+ACCOUNT = "echo 'model-server{0}:x:99{1}:99{1}:{2}:/:/bin/false' >>/etc/passwd\n"
+
+
+def test_purge_leaves_the_users_and_caches_that_were_there_before(host):
+    code, said = host(
+        ACCOUNT.format("", 0, "Clara") + "echo 'model-server-build:x:992:' >>/etc/group\n"
+        "mkdir -p /var/cache/model-server{,-build}; touch /var/cache/model-server/mine\n"
+        "./install.sh >/dev/null; ./uninstall.sh >/dev/null; chown 990 /var/cache/model-server\n"
+        # As systemd-sysusers and a deployment leave them, in the group that was there.
+         + ACCOUNT.format("-build", 2, "Model server, deployments") + "chown 992 /var/cache/model-server-build\n"
+        "./install.sh >/dev/null; ./uninstall.sh --purge; grep -E '^(user|group)del ' $NOTED\n"
+        "find /var/cache/model-server /etc/model-server"
+    )
+    assert code == 1
+    *_, gone, stay, user, group, cache, mine, _ = said.splitlines()
+    assert gone == "removed, with settings, caches and users: model-server-web"
+    caches = "/var/cache/model-server /var/cache/model-server-build"
+    assert stay == f"there before the installation, so they stay: {caches} model-server model-server-build"
+    assert (user, group) == ("userdel model-server-web", "groupdel model-server-web")
+    assert (cache, mine) == ("/var/cache/model-server", "/var/cache/model-server/mine")
+
+
+def test_purge_takes_the_users_and_caches_that_an_earlier_installation_made(host):
+    code, said = host(
+        "./install.sh >/dev/null; ./uninstall.sh >/dev/null\n"
+        + ACCOUNT.format("", 0, "Model server, supervisor")
+        + ACCOUNT.format("-build", 2, "Model server, deployments")
+        + "mkdir /var/cache/model-server{,-build}; chown 990 /var/cache/model-server\n"
+        "chown 992 /var/cache/model-server-build; ./install.sh >/dev/null; ./uninstall.sh --purge\n"
+        "grep userdel $NOTED\n"
+        "find /var/cache /etc/model-server -name 'model-server*'"
+    )
+    assert code == 1
+    *_, gone, supervisor, web, build, _ = said.splitlines()
+    everything = (
+        "/var/cache/model-server /var/cache/model-server-build model-server model-server-web model-server-build"
+    )
+    assert gone == f"removed, with settings, caches and users: {everything}"
+    assert (supervisor, web, build) == tuple(f"userdel model-server{half}" for half in ("", "-web", "-build"))
+
+
+def test_what_a_newer_release_has_no_more_goes_and_nothing_else(host):
+    code, said = host(
+        "library=/usr/local/lib/model-server\n"
+        "installed() { find /etc/sudoers.d /etc/systemd/system $library -type f; }\n"
+        "cp ../host/venvs.py ../host/old.py; cp model-server.target model-server-old.target\n"
+        "./install.sh --deploy-user daemon --device cuda >/dev/null; touch $library/deploy/host/mine.py\n"
+        "installed | sort >$SCRATCH/before; rm ../host/old.py model-server-old.target; ./install.sh >/dev/null\n"
+        "installed | sort | diff $SCRATCH/before - | grep '[<>]'\n"
+        "grep old $library/manifest || ./uninstall.sh; installed"
+    )
+    assert code == 0, said
+    old = ("/etc/systemd/system/model-server-old.target", "/usr/local/lib/model-server/deploy/host/old.py")
+    *gone, removed, mine = said.splitlines()
+    assert sorted(gone) == [f"< {path}" for path in old]
+    assert (removed.split(";")[0], mine) == ("removed", "/usr/local/lib/model-server/deploy/host/mine.py")
+
+
+#: A deployment that holds the lock until it is asked to end, 20 s at most.
+DEPLOYMENT = """./install.sh >/dev/null
+exec 8>/opt/model-server/lock
+flock 8
+asked() { [ -e /opt/model-server/stopping ]; }
+(SECONDS=0; until asked || [ $SECONDS -gt 20 ]; do :; done; ! asked || echo it was asked) &
+exec 8>&-
+"""
+
+
+def test_uninstall_asks_a_deployment_that_waits_to_end(host):
+    code, said = host(DEPLOYMENT + "./uninstall.sh; ls -A /opt")
+    assert code == 0, said
+    assert [line.partition(";")[0] for line in said.splitlines()] == [
+        "a deployment is going on, and is asked to end",
+        "it was asked",
+        "removed",
+    ]
+
+
+def test_uninstall_removes_nothing_while_a_deployment_does_not_heed_it(host):
+    code, said = host(
+        "./install.sh >/dev/null; exec 8>/opt/model-server/lock; flock 8; sleep() { :; }; export -f sleep\n"
+        "files='find /etc /usr/local /opt -type f'; $files >$SCRATCH/before; rm $NOTED\n"
+        "./uninstall.sh 8>&- || echo ended with $?; $files | diff $SCRATCH/before -; ls $NOTED"
+    )
+    assert code == 2, said
+    assert said.splitlines()[:3] == [
+        "a deployment is going on, and is asked to end",
+        "uninstall.sh: a deployment goes on; nothing was removed",
+        "ended with 75",
+    ]
 
 
 def test_what_is_not_understood_is_refused_and_changes_nothing(host):

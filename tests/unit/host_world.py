@@ -46,6 +46,8 @@ class World:
         self.running, self.bad, self.asked = {}, set(), []
         #: Python environments that cannot check the settings, units that do not start, and those that do not come back.
         self.broken_venvs, self.broken_units, self.failed = set(), set(), set()
+        #: Releases whose settings the supervisor refuses.
+        self.refused: set = set()
         #: The lock that cannot be installed, what the supervisor's unit says, and what was waited for how long.
         self.broken_lock, self.unit, self.waits = "no lock", "the unit", []
         #: What is wrong with a model of the supervisor that runs; trying it again helps, unless it is incurable.
@@ -80,7 +82,8 @@ class World:
             for name, text in files.items():
                 (release / "app" / name).parent.mkdir(parents=True, exist_ok=True)
                 (release / "app" / name).write_text(text, encoding="utf-8")
-            (release / releases.STAMP).touch()
+            for name in (releases.UNPROVEN, releases.STAMP):
+                (release / name).touch()
         return release
 
     def deploy(self, letter, supervisor=None, venv=""):
@@ -190,6 +193,8 @@ class World:
             states = {"qa": "FAILED" if self.lost else "READY", "echo": "BUSY"}
             models = [{"model": name, "replicas": [{"state": state}]} for name, state in states.items()]
             return json.dumps({"models": [*models, {"model": "none", "replicas": []}]})
+        if command[-1] == "check-config" and folder.parent.name[0] in self.refused:
+            raise units.UnitFailed("the supervisor refuses the settings")
         if "deploy.systemd.preflight" in command:
             return self.printed + json.dumps(self.facts)
         if str(pathlib.Path(command[0]).parent.parent) in self.broken_venvs:

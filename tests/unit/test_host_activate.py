@@ -12,6 +12,9 @@ from deploy.host.layout import HostSettings
 from deploy.scripts.wait_ready import NotReady
 from tests.unit.host_world import MAIN, NEXT, World
 
+#: What is said where a deployment has failed and there is nothing to go back to.
+NOTHING = "nothing is rolled back: no other release served before this deployment"
+
 
 @pytest.fixture
 def world(tmp_path, monkeypatch):
@@ -146,7 +149,7 @@ def test_settings_that_do_not_work_have_no_other_release_to_go_back_to(world):
     world.bad = {"b"}
     with pytest.raises(NotReady):
         world.deploy("b")
-    assert world.said[-1] == "there is no other release to go back to"
+    assert world.said[-1] == NOTHING
 
 
 def test_changed_settings_forget_no_release_and_leave_nothing_pending(world, monkeypatch):
@@ -163,6 +166,40 @@ def test_old_releases_go_but_not_current_and_previous_nor_what_something_runs_fr
     monkeypatch.setattr(units, "release_of", lambda unit: running and world.release(running))
     world.deploy("b")
     assert {path.name[0] for path in world.layout.releases.iterdir()} == {"a", "b", running or "z"}
+
+
+@pytest.fixture
+def fresh(tmp_path, monkeypatch):
+    """A host to which nothing was deployed, and on which a, b and c never get ready."""
+    world = World(tmp_path / "fresh", monkeypatch)
+    world.bad = set("abc")
+    return world
+
+
+def test_a_release_that_never_served_is_nothing_to_go_back_to(fresh, monkeypatch):
+    for letter in "aab":
+        with pytest.raises(NotReady):
+            fresh.deploy(letter)
+        assert fresh.said[-1] == NOTHING
+    with pytest.raises(releases.Refused, match="no other release has served"):
+        rollback(fresh, monkeypatch)
+    fresh.deploy("x")
+    with pytest.raises(releases.Refused, match="no other release has served"):
+        rollback(fresh, monkeypatch)
+    assert fresh.served() == "xxx"
+    with pytest.raises(NotReady):
+        fresh.deploy("c")
+    assert fresh.served() == "xxx"
+
+
+def test_a_release_that_gets_ready_later_has_served_from_then_on(fresh):
+    with pytest.raises(NotReady):
+        fresh.deploy("a")
+    fresh.bad = {"b"}
+    fresh.deploy("a")
+    with pytest.raises(NotReady):
+        fresh.deploy("b")
+    assert fresh.served() == "aaa"
 
 
 def test_after_a_deployment_that_was_cut_off_any_release_gets_its_own_supervisor(cut_off):
@@ -242,6 +279,23 @@ def test_an_environment_made_by_hand_is_linked_and_the_supervisor_restarted_in_i
     world.deploy("b", venv="/srv/sdk")
     assert os.path.realpath(str(world.layout.current / "venv-supervisor")) == "/srv/sdk"
     assert world.asked.count(("restart", units.SUPERVISOR)) == 3
+
+
+def test_settings_that_the_supervisor_refuses_end_a_deployment_before_anything_is_touched(world):
+    world.refused = {"c"}
+    asked = len(world.asked)
+    with pytest.raises(units.UnitFailed, match="the supervisor refuses the settings"):
+        world.deploy("c")
+    assert (world.served(), world.asked[asked:]) == ("bbb", [])
+
+
+def test_a_comment_in_another_encoding_stops_no_deployment(world):
+    world.environment.write_bytes(b"# caf\xe9\nLOG_LEVEL=caf\xe9\n")
+    world.deploy("b")
+    world.environment.write_bytes(b"# caf\xe8\nLOG_LEVEL=caf\xe9\n")
+    restarts = world.asked.count(("restart", units.SUPERVISOR))
+    world.deploy("b")
+    assert world.asked.count(("restart", units.SUPERVISOR)) == restarts
 
 
 def test_an_address_that_systemd_would_refuse_ends_a_deployment_before_anything_is_touched(world):

@@ -1,12 +1,14 @@
 """The command `model-server`, on a host with a fake systemd: who waits for whom, and how a command ends."""
 
 import fcntl
+import hashlib
 import os
 import signal
+import sys
 
 import pytest
 
-from deploy.host import cli, units
+from deploy.host import cli, releases, units
 from deploy.scripts.wait_ready import Seen
 from tests.unit.host_world import MAIN, World
 
@@ -39,6 +41,31 @@ def seen(monkeypatch):
     for name, (_, changes) in cli.COMMANDS.items():
         monkeypatch.setitem(cli.COMMANDS, name, (look, changes))
     return seen
+
+
+@pytest.fixture
+def silent(monkeypatch):
+    """What a command reads, and where nobody writes: the end to write at, while it is in the list."""
+    reading, writing = os.pipe()
+    ends = [writing]
+    with open(reading, encoding="ascii") as stream:
+        monkeypatch.setattr(sys, "stdin", stream)
+        yield ends
+    for end in ends:
+        os.close(end)
+
+
+@pytest.fixture
+def nobody(world):
+    """Be a user who may do nothing on the host."""
+    world.layout.root.chmod(0o500)
+    root = os.geteuid() == 0
+    if root:
+        os.seteuid(65534)
+    yield
+    if root:
+        os.seteuid(0)
+    world.layout.root.chmod(0o755)
 
 
 @pytest.mark.parametrize("command", CHANGING, ids="-".join)
@@ -101,6 +128,30 @@ def test_a_second_deployment_is_refused_at_once_and_lets_the_first_go_on(world):
         fcntl.flock(other, fcntl.LOCK_EX)
         assert cli.main(["apply"], world.layout) == 75
     assert (world.clock.now, world.layout.stopping.exists()) == (100.0, False)
+
+
+@pytest.mark.timeout(10)
+def test_a_deployment_of_which_nothing_comes_ends_and_held_nobody_up_meanwhile(world, monkeypatch, silent):
+    monkeypatch.setattr(releases, "SILENCE_LIMIT_S", 0.0)
+    with world.layout.lock.open("w") as other:
+        fcntl.flock(other, fcntl.LOCK_EX)
+        assert cli.main(["deploy", "a" * 40, "b" * 64], world.layout) == 1
+    assert world.said[-1] == "deploy FAILED: nothing of the archive came for 0 s; nothing was unpacked"
+
+
+@pytest.mark.timeout(10)
+def test_a_deployment_that_has_come_while_another_goes_on_is_refused(world, silent):
+    os.close(silent.pop())
+    with world.layout.lock.open("w") as other:
+        fcntl.flock(other, fcntl.LOCK_EX)
+        assert cli.main(["deploy", "a" * 40, hashlib.sha256(b"").hexdigest()], world.layout) == 75
+    assert world.said[-1] == "another deployment is going on"
+
+
+@pytest.mark.parametrize("command", ["status", "stop"])
+def test_without_the_rights_of_root_a_command_says_that_it_needs_them(world, nobody, command):
+    assert cli.main([command], world.layout) == 1
+    assert world.said[-1].startswith(f"{command} FAILED: it needs root: ")
 
 
 def test_a_stop_ends_the_deployment_that_goes_on_and_then_stops(world):

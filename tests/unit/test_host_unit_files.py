@@ -33,6 +33,17 @@ EXPECTED = {
     "model-server-http.socket": {"Unit": {"PartOf": "model-server.target"}, "Socket": PORT},
     "model-server-web@.socket": {"Unit": {"PartOf": "model-server.target"}, "Socket": PRIVATE},
 }
+#: All that a drop-in of `--device` takes back of the supervisor's sandbox, line by line: several have one name.
+CLOSED = ["PrivateDevices=no", "DevicePolicy=closed"]
+DEVICES = {
+    "cuda": [*CLOSED, "DeviceAllow=char-nvidia* rw"],
+    "ipu": [
+        "Environment=POPTORCH_CACHE_DIR=/var/cache/model-server/executables",
+        *CLOSED,
+        *(f"DeviceAllow=char-{name} rw" for name in ("ipu*", "infiniband*", "misc")),
+        "LimitMEMLOCK=infinity",
+    ],
+}
 
 
 @pytest.mark.parametrize("name", EXPECTED)
@@ -46,3 +57,9 @@ def test_a_unit_says_what_holds_where_something_fails(name):
 
 def test_a_stop_leaves_the_supervisor_the_time_to_drain_and_to_end_its_replicas():
     assert float(SUPERVISOR["TimeoutStopSec"]) > DRAIN_LIMIT_S + 6
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_a_drop_in_opens_its_devices_and_nothing_else(device):
+    lines = (FOLDER / f"device-{device}.conf").read_text(encoding="utf-8").splitlines()
+    assert [line for line in lines if line and not line.startswith("#")] == ["[Service]", *DEVICES[device]]

@@ -6,6 +6,7 @@ import io
 import os
 import pathlib
 import tarfile
+import tempfile
 
 import pytest
 
@@ -36,11 +37,15 @@ def archive(compression=9, **files):
     return stream.getvalue()
 
 
-def receive(layout, name, data, checksum=None):
-    return releases.receive(layout, name, checksum or hashlib.sha256(data).hexdigest(), io.BytesIO(data), unpack)
+def receive(layout, name, data, checksum=None, unpack=None):
+    with tempfile.TemporaryFile() as stream:
+        stream.write(data)
+        stream.seek(0)
+        with releases.received(layout, name, checksum or hashlib.sha256(data).hexdigest(), stream) as sent:
+            return releases.place(layout, name, sent, unpack or unpacked)
 
 
-def unpack(archive, folder):
+def unpacked(archive, folder):
     folder.mkdir()
     with tarfile.open(str(archive)) as tar:
         for member in tar:
@@ -56,14 +61,14 @@ def test_a_release_is_unpacked_beside_what_is_noted_of_it(layout):
     release = receive(layout, COMMIT, archive(app="1"))
     assert release == layout.releases / COMMIT
     assert (release / "app/service/app").read_text(encoding="utf-8") == "1"
-    assert sorted(path.name for path in release.iterdir()) == ["app", "content"]
+    assert sorted(path.name for path in release.iterdir()) == ["app", "content", "unproven"]
 
 
 def test_another_checksum_than_the_announced_one_unpacks_nothing(layout):
-    unpacked: list = []
+    seen: list = []
     with pytest.raises(Refused, match="nothing was unpacked"):
-        releases.receive(layout, COMMIT, "0" * 64, io.BytesIO(archive(app="1")), lambda *where: unpacked.append(where))
-    assert (unpacked, list(layout.releases.iterdir())) == ([], [])
+        receive(layout, COMMIT, archive(app="1"), "0" * 64, lambda *where: seen.append(where))
+    assert (seen, list(layout.releases.iterdir())) == ([], [])
 
 
 @pytest.mark.parametrize(
@@ -78,6 +83,23 @@ def test_an_archive_without_end_is_refused(layout, monkeypatch):
     monkeypatch.setattr(releases, "MAX_ARCHIVE_BYTES", 10)
     with pytest.raises(Refused, match="more than 10 bytes"):
         receive(layout, COMMIT, archive(app="1"))
+
+
+@pytest.mark.timeout(10)
+def test_an_archive_of_which_nothing_comes_for_too_long_is_refused(layout, monkeypatch):
+    monkeypatch.setattr(releases, "SILENCE_LIMIT_S", 0.01)
+    reading, writing = os.pipe()
+    os.write(writing, archive(app="1")[:20])
+    with open(reading, "rb") as stream, pytest.raises(Refused, match=r"nothing of the archive came for 0\.01 s"):
+        releases.received(layout, COMMIT, "0" * 64, stream).__enter__()
+    os.close(writing)
+
+
+def test_an_archive_on_its_way_has_no_name_that_an_upload_which_was_killed_could_leave(layout):
+    before = sorted(layout.root.iterdir())
+    nothing = hashlib.sha256(b"").hexdigest()
+    with open("/dev/null", "rb") as stream, releases.received(layout, COMMIT, nothing, stream):
+        assert sorted(layout.root.iterdir()) == before
 
 
 def test_the_same_content_packed_otherwise_is_the_same_release(layout):
@@ -127,12 +149,11 @@ def test_a_disk_that_becomes_full_leaves_nothing_that_stops_the_next_deployment(
 @pytest.mark.timeout(10)
 def test_a_pipe_in_an_archive_is_refused(layout):
     def unpack_pipe(archive, folder):
-        unpack(archive, folder)
+        unpacked(archive, folder)
         os.mkfifo(str(folder / "service/pipe"))
 
-    data = archive(app="1")
     with pytest.raises(Refused, match="service/pipe is no file, folder or link"):
-        releases.receive(layout, COMMIT, hashlib.sha256(data).hexdigest(), io.BytesIO(data), unpack_pipe)
+        receive(layout, COMMIT, archive(app="1"), unpack=unpack_pipe)
     assert list(layout.releases.iterdir()) == []
 
 
@@ -142,6 +163,12 @@ def test_a_link_points_to_a_release_or_to_none(layout):
         releases.point(layout.current, receive(layout, name, archive(app=name)))
         assert releases.pointed(layout.current) == (layout.releases / name).resolve()
     assert os.readlink(str(layout.current)) == "releases/" + OTHER
+
+
+def test_what_was_cut_off_while_it_pointed_a_link_is_in_nobodys_way(layout):
+    layout.current.with_name("current.new").symlink_to("releases/gone")
+    releases.point(layout.current, receive(layout, COMMIT, archive(app="1")))
+    assert releases.pointed(layout.current) == (layout.releases / COMMIT).resolve()
 
 
 def test_content_is_names_and_bytes_without_compiled_files(layout):
@@ -186,8 +213,6 @@ def test_an_environment_goes_with_its_last_release(layout):
 def test_host_settings_are_lines_and_absent_ones_have_defaults(tmp_path):
     path = tmp_path / "host.conf"
     assert HostSettings.read(path) == HostSettings("python3.11", "")
-    path.write_text(
-        "# PYTHON=python2\nPYTHON = /opt/python/bin/python3.11\n\nSUPERVISOR_VENV=/opt/sdk\n", encoding="utf-8"
-    )
+    path.write_bytes(b"# caf\xe9\n# PYTHON=python2\nPYTHON = /opt/python/bin/python3.11\n\nSUPERVISOR_VENV=/opt/sdk\n")
     assert HostSettings.read(path) == HostSettings("/opt/python/bin/python3.11", "/opt/sdk")
     assert HostSettings.read(pathlib.Path("/nonexistent")) == HostSettings()

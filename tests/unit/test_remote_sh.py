@@ -68,7 +68,7 @@ class Laptop:
             place.mkdir(parents=True)
         shutil.copy2(str(ROOT / "deploy/remote.sh"), str(self.repo / "deploy"))
         for name in {*PACKED, "tests"} - {"deploy"}:
-            (self.repo / name).write_text(name, encoding="ascii")
+            (self.repo / name).write_text(name + "\n", encoding="ascii")
         self.git("init", "--quiet")
         self.git("add", "--all")
         self.git("-c", "user.name=test", "-c", "user.email=test@localhost", "commit", "--quiet", "-m", "a commit")
@@ -98,6 +98,7 @@ class Laptop:
         done = subprocess.run(
             [str(self.repo / "deploy/remote.sh"), *arguments],
             env=values,
+            cwd=str(self.notes),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -189,6 +190,16 @@ def test_ssh_trusts_the_pinned_key_alone_and_the_private_one_is_in_a_file_of_our
     assert (key.read_bytes(), key.stat().st_mode & 0o777) == (b"a\nkey\n", 0o600)
 
 
+def test_files_are_named_from_where_the_caller_stands(laptop):
+    (laptop.notes / "my key").write_text("a key", encoding="ascii")
+    (laptop.notes / "known").write_text("192.0.2.10 ssh-ed25519 BBBB", encoding="ascii")
+    laptop.program("ssh", TELLING)
+    files = {"SSH_KEY_FILE": "my key", "SSH_KNOWN_HOSTS_FILE": "./known"}
+    code, said = laptop.run("status", SSH_KEY="", SSH_KNOWN_HOSTS="", **files)
+    assert (code, said.splitlines()[-1]) == (0, "192.0.2.10 ssh-ed25519 BBBB"), said
+    assert (laptop.notes / "key").read_bytes() == b"a key"
+
+
 @pytest.mark.parametrize("spoiled", ["", "yes"])
 def test_the_preparation_runs_what_was_packed_and_leaves_nothing_else_behind(laptop, spoiled):
     laptop.program("ssh", HOST)
@@ -204,14 +215,15 @@ def test_the_preparation_runs_what_was_packed_and_leaves_nothing_else_behind(lap
 
 def test_a_commit_is_packed_to_the_same_bytes_everywhere_and_what_is_not_committed_is_told(laptop):
     packed = []
-    for umask in ("0022", "0077"):
-        laptop.git("config", "tar.umask", umask)
-        (laptop.repo / "service").write_text(umask, encoding="ascii")
+    (laptop.repo / ".git/info/attributes").write_text("* text=auto\n", encoding="ascii")
+    for name, value in (("tar.umask", "0022"), ("tar.umask", "0077"), ("core.eol", "crlf"), ("core.autocrlf", "true")):
+        laptop.git("config", name, value)
+        (laptop.repo / "service").write_text(name + value, encoding="ascii")
         (laptop.repo / "notes").touch()
         code, said = laptop.run("deploy", HOST_SAYS="a greeting\ndeploy")
         assert (code, "uncommitted changes are not part" in said) == (0, True), said
         packed.append((laptop.notes / "sent").read_bytes())
-    assert packed[0] == packed[1]
+    assert packed == packed[:1] * 4
     with tarfile.open(str(laptop.notes / "sent")) as tar:
         assert {member.name for member in tar} == {*PACKED, "deploy/remote.sh"}
 

@@ -84,9 +84,10 @@ def test_a_web_half_that_cannot_start_is_refused_before_anything_is_touched(serv
     assert (served.pids(), served.vm.pid(WEB), served.serving()) == (before, web, served.good)
 
 
-def test_a_deployment_goes_to_its_end_when_its_caller_is_killed(served, wait_until):
+def test_a_deployment_goes_to_its_end_when_its_caller_is_killed(served, wait_until, tmp_path):
     with served.page("alone") as newer:
-        with served.by_hand("deploy") as caller:
+        # Killed, it leaves its folder with the key behind.
+        with served.by_hand("deploy", TMPDIR=str(tmp_path)) as caller:
             for line in caller.stdout:
                 if "model(s), listening on" in line:
                     break

@@ -131,5 +131,10 @@ def test_install_twice_is_install_once_and_uninstall_leaves_nothing_of_it(engine
         vm.root("rm /opt/model-server/mine; /srv/deploy/systemd/install.sh; /srv/deploy/systemd/uninstall.sh --purge")
         assert vm.files() == before
         vm.root("! getent passwd model-server model-server-web; ! getent group model-server")
+        vm.root("useradd --system --user-group model-server-build; mkdir -p /var/cache/model-server")
+        found = vm.files()
+        vm.root("/srv/deploy/systemd/install.sh; /srv/deploy/systemd/uninstall.sh --purge")
+        assert vm.files() == found
+        vm.root("getent passwd model-server-build && getent group model-server-build && ! getent group model-server")
     finally:
         vm.remove()
