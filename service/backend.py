@@ -50,8 +50,8 @@ class Standing:
         self._identities: dict[str, Identity] = {}
         self._told = False
 
-    def status(self, fresh: bool = False) -> Status:
-        """Return the status of now, or of at most a second ago. Raises `RequestError` within `STATUS_LIMIT_S`."""
+    def status(self, *, fresh: bool = False) -> Status:
+        """Return the status, at most a second old, or of now. Raises `RequestError` within `STATUS_LIMIT_S`."""
         status = self._client.status(Deadline.after(STATUS_LIMIT_S), fresh=fresh)
         self._last = {model.model: model for model in status.models}
         for model in status.models:

@@ -101,9 +101,6 @@ def _works() -> Response:
 def _readiness(face: Face, short: Any) -> Response:
     """Answer 200 (with `short`, if given) when every configured model can be asked, else 503 and why, per model."""
     reasons = _reasons(face)
-    if any(reasons.values()):
-        # Another worker may have called itself ready since we looked.
-        reasons = _reasons(face, fresh=True)
     models = {name: {"ready": not reason, "reason": reason} for name, reason in reasons.items()}
     missing = [f"{name}: {reason}" for name, reason in reasons.items() if reason]
     if missing or not models:
@@ -116,11 +113,14 @@ def _readiness(face: Face, short: Any) -> Response:
     return response
 
 
-def _reasons(face: Face, fresh: bool = False) -> dict[str, str]:
-    """Return for each configured model why it cannot be asked; empty when it can. `fresh`: now, not a second ago."""
+def _reasons(face: Face) -> dict[str, str]:
+    """Return for each configured model why it cannot be asked now; empty when it can.
+
+    Not a second ago: another worker may have called itself ready since.
+    """
     configured = face.settings.config.models
     try:
-        status = face.standing.status(fresh)
+        status = face.standing.status(fresh=True)
     except RequestError as error:
         return {model.name: error.message for model in configured}
     if status.draining:
